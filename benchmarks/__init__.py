@@ -1,0 +1,1 @@
+"""Measurements against named peers; they need a checkout and are no part of the wheel."""

@@ -1,0 +1,166 @@
+"""`yearling bench serving`: from settings to a report."""
+
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.serving.engine_process import BenchmarkError, EngineCommand, EngineProcess
+from benchmarks.serving.machine import BusyWatch, busy_load, measure_machine
+from benchmarks.serving.neighbour import NeighbourFigures, measure_neighbour
+from benchmarks.serving.prepare import float32_folder, requantised_file
+from benchmarks.serving.report import OURS, Report
+from benchmarks.serving.session import Progress, measure
+from benchmarks.serving.workload import Workload, english_text
+
+if TYPE_CHECKING:
+    from yearling.models.checkpoint import Checkpoint
+
+__all__ = ["PEERS", "Settings", "engine_commands", "run"]
+
+PEERS = ("llama.cpp", "openvino", "transformers")
+
+_ROOT = Path(__file__).resolve().parents[2]
+_PEER_ENVIRONMENT = _ROOT / ".venv-bench"
+_PEER_FILES = _PEER_ENVIRONMENT / "models"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One run.
+
+    Attributes:
+        model: Store name or GGUF path.
+        peers: Names out of `PEERS`.
+        repeats: Rounds; medians need at least 5.
+        new_tokens: Tokens each stream of a decode phase makes.
+        has_neighbour: Also measure one stream beside a busy process.
+    """
+
+    model: str = "smollm2"
+    peers: tuple[str, ...] = PEERS
+    repeats: int = 5
+    new_tokens: int = 128
+    has_neighbour: bool = False
+
+
+def run(settings: Settings, progress: Progress) -> Report:
+    """Measure everything the settings ask for.
+
+    Raises:
+        BenchmarkError: a peer is unknown or not installed, or an engine fails.
+    """
+    from yearling.models.checkpoint import open_checkpoint
+    from yearling.models.store import resolve
+
+    path = resolve(settings.model)
+    commands = engine_commands(settings.peers, path)
+    progress("preparing the peers' files")
+    _prepare_peers(settings.peers, path)
+    checkpoint = open_checkpoint(path)
+    workload = Workload(_tokens(checkpoint), settings.new_tokens)
+    watch = BusyWatch([warning] if (warning := busy_load()) else [])
+    progress("measuring the machine")
+    machine = measure_machine(_ROOT / "build" / "bench")
+    session = measure(
+        commands, workload, repeats=settings.repeats, watch=watch, progress=progress
+    )
+    weight_bytes, multiplies = _work_per_token(checkpoint)
+    return Report(
+        summaries=session.summaries,
+        descriptions=session.descriptions,
+        machine=machine,
+        weight_bytes=weight_bytes,
+        multiplies=multiplies,
+        warnings=watch.warnings,
+        neighbour=_neighbour(commands, workload, settings, progress),
+    )
+
+
+def engine_commands(peers: tuple[str, ...], model: Path) -> list[EngineCommand]:
+    """Say how to start ours and each peer; llama.cpp runs in two forms.
+
+    Raises:
+        BenchmarkError: a peer is unknown, or the peers' environment does not exist.
+    """
+    if unknown := [peer for peer in peers if peer not in PEERS]:
+        raise BenchmarkError(f"unknown peers {', '.join(unknown)}: there are {', '.join(PEERS)}.")
+    python = _PEER_ENVIRONMENT / "bin" / "python"
+    if peers and not python.exists():
+        raise BenchmarkError(
+            f"the peers' environment {_PEER_ENVIRONMENT} does not exist.\n"
+            "  `make bench` makes it; `--peers none` measures ours alone."
+        )
+    package = "benchmarks.serving.engines"
+    forms = {
+        "llama.cpp": [
+            ("llama.cpp/Q4_1", "llama_cpp", model),
+            ("llama.cpp/Q4_0", "llama_cpp", requantised_file(model, _PEER_FILES)),
+        ],
+        "openvino": [("openvino", "openvino", model)],
+        "transformers": [("transformers", "transformers", float32_folder(model, _PEER_FILES))],
+    }
+    return [
+        EngineCommand(OURS, Path(sys.executable), f"{package}.yearling", model, {}),
+        *(
+            EngineCommand(name, python, f"{package}.{module}", file, {})
+            for peer in peers
+            for name, module, file in forms[peer]
+        ),
+    ]
+
+
+def _prepare_peers(peers: tuple[str, ...], model: Path) -> None:
+    if not {"llama.cpp", "transformers"} & set(peers):
+        return
+    made = subprocess.run(
+        [
+            _PEER_ENVIRONMENT / "bin" / "python",
+            *("-m", "benchmarks.serving.prepare", str(model), str(_PEER_FILES)),
+        ],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+    )
+    if made.returncode != 0:
+        raise BenchmarkError(f"the peers' files cannot be made from {model}:\n{made.stderr[-2000:]}")
+
+
+def _neighbour(
+    commands: list[EngineCommand], workload: Workload, settings: Settings, progress: Progress
+) -> dict[str, NeighbourFigures]:
+    if not settings.has_neighbour:
+        return {}
+    wanted = [c for c in commands if c.name == OURS or c.name.startswith("llama.cpp")]
+    with ExitStack() as stack:
+        engines = [stack.enter_context(EngineProcess(command)) for command in wanted]
+        return dict(
+            measure_neighbour(engines, workload, repeats=settings.repeats, progress=progress)
+        )
+
+
+def _tokens(checkpoint: "Checkpoint") -> list[int]:
+    tokenizer = checkpoint.tokenizer()
+    if tokenizer is None:
+        raise BenchmarkError(f"{checkpoint.path} carries no tokenizer to cut prompts with.")
+    return tokenizer.encode(english_text())
+
+
+def _work_per_token(checkpoint: "Checkpoint") -> tuple[int, int]:
+    """Bytes one decoded token reads, and weights one prompt token is multiplied by.
+
+    The embedding counts as read when it also is the head; a lookup reads one row.
+    """
+    names = checkpoint.tensor_names()
+    is_tied = not any("lm_head" in name for name in names)
+    weight_bytes = multiplies = 0
+    for name in names:
+        tensor = checkpoint.tensor(name)
+        is_embedding = "embed_tokens" in name
+        if not is_embedding or is_tied:
+            weight_bytes += tensor.data.nbytes
+        if len(tensor.shape) == 2 and not is_embedding and "lm_head" not in name:
+            multiplies += tensor.shape[0] * tensor.shape[1]
+    return weight_bytes, multiplies

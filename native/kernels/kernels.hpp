@@ -1,0 +1,95 @@
+// The arithmetic of a step, as a table of functions that each instruction set fills.
+//
+// Every function computes a row, or one (row, column) result, in an order that does not depend on
+// how many rows there are: answers must not change with a request's company.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../linear.hpp"
+
+namespace yearling {
+
+// Activations of consecutive rows, quantised per group of 32: value ≈ code · scale.
+struct QuantizedRows {
+  std::int8_t* codes;  // [rows][groups · 32], zero beyond the inputs
+  float* scales;       // [rows][groups]
+  float* sums;         // [rows][groups], scale · sum of the group's codes
+  std::size_t groups;
+};
+
+// Where results go: out[row · stride + column], added to what is there or overwriting it.
+struct LinearOutput {
+  float* values;
+  std::size_t stride;
+  const float* bias;  // per column of the layer, or null
+  bool accumulates;
+};
+
+struct RowRange {
+  std::size_t begin, end;
+};
+
+// Keys and values of one cache block and one head. Keys lie [dimension][token] so that one
+// query dimension meets 16 keys at once; values lie [token][dimension].
+inline constexpr std::size_t kBlockTokens = 16;
+
+// The running state of softmax(q·K)·V for one (query, head) over part of its keys.
+struct AttentionState {
+  float maximum;
+  float sum;
+  float* values;  // [head_dim], not yet divided by sum
+};
+
+struct AttentionBlock {
+  const void* keys;    // [head_dim][16]
+  const void* values;  // [16][head_dim]
+  std::size_t head_dim;
+  float scale;
+};
+
+struct Kernels {
+  const char* name;
+
+  void (*quantize_row)(const float* in, std::size_t inputs, QuantizedRows rows, std::size_t row);
+
+  // Tiles [tiles.begin, tiles.end) of `weights` for the given rows.
+  void (*linear_quantized)(const Linear& weights, RowRange tiles, const QuantizedRows& in,
+                           RowRange rows, const LinearOutput& out);
+  void (*linear_float)(const Linear& weights, RowRange tiles, const float* in,
+                       std::size_t in_stride, RowRange rows, const LinearOutput& out);
+
+  void (*rms_norm)(const float* in, const float* weight, float epsilon, std::size_t width,
+                   float* out);
+  void (*layer_norm)(const float* in, const float* weight, const float* bias, float epsilon,
+                     std::size_t width, float* out);
+  void (*silu_gate)(const float* gate, const float* up, std::size_t width, float* out);
+  // Rotates pairs (i, i + half) of a head by the angle whose cosine and sine are given.
+  void (*rotate_half)(float* head, const float* cosine, const float* sine, std::size_t half);
+
+  // Adds `num_keys[r]` leading keys of a block to each query row's state; [0] float32, [1] float16.
+  void (*attend[2])(const AttentionBlock& block, const float* const* queries,
+                    const std::size_t* num_keys, std::size_t rows, AttentionState* states);
+  void (*write_key[2])(const float* key, std::size_t head_dim, void* keys, std::size_t token);
+  void (*write_value[2])(const float* value, std::size_t head_dim, void* values,
+                         std::size_t token);
+  // Adds `from` to `into`, which holds earlier keys.
+  void (*merge_states)(const AttentionState& from, std::size_t head_dim, AttentionState& into);
+
+  // Largest value and its lowest index; false when a value is not finite.
+  bool (*arg_max)(const float* values, std::size_t count, std::size_t* index);
+  // out[i] = exp((in[i] - maximum) · factor), in float32.
+  void (*exponentials)(const float* in, std::size_t count, float maximum, float factor,
+                       float* out);
+};
+
+// The fastest table this processor can run, or the one named; throws on an unknown or
+// unsupported name.
+const Kernels& select_kernels(const char* name);
+const Kernels& portable_kernels();
+#if defined(YEARLING_AVX2)
+const Kernels& avx2_kernels();
+#endif
+
+}  // namespace yearling

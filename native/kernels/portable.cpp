@@ -1,0 +1,119 @@
+// Any processor: eight lanes as compiler vector extensions, integer products as plain loops.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "../numbers.hpp"
+#include "kernels.hpp"
+
+namespace yearling {
+namespace {
+
+inline constexpr std::size_t kLanes = 8;
+typedef float Lanes __attribute__((vector_size(32)));
+typedef std::int32_t IntLanes __attribute__((vector_size(32)));
+
+inline Lanes load(const float* from) {
+  Lanes x;
+  std::memcpy(&x, from, sizeof x);
+  return x;
+}
+inline void store(float* to, Lanes x) { std::memcpy(to, &x, sizeof x); }
+inline Lanes broadcast(float x) { return Lanes{x, x, x, x, x, x, x, x}; }
+inline Lanes fma(Lanes a, Lanes b, Lanes c) { return a * b + c; }
+inline float scalar_fma(float a, float b, float c) { return a * b + c; }
+inline Lanes minimum(Lanes a, Lanes b) { return a < b ? a : b; }
+inline Lanes maximum(Lanes a, Lanes b) { return a > b ? a : b; }
+inline Lanes round_lanes(Lanes x) {
+  // Adding 1.5 · 2^23 leaves no fraction bits, so the addition itself rounds to nearest even.
+  const Lanes magic = broadcast(12582912.0f);
+  return (x + magic) - magic;
+}
+inline Lanes scale_by_power(Lanes x, Lanes n) {
+  const IntLanes exponent = (__builtin_convertvector(n, IntLanes) + 127) << 23;
+  return x * std::bit_cast<Lanes>(exponent);
+}
+inline Lanes load_half(const std::uint16_t* from) {
+  float values[kLanes];
+  for (std::size_t i = 0; i < kLanes; ++i) values[i] = half_to_float(from[i]);
+  return load(values);
+}
+inline Lanes load_bfloat(const std::uint16_t* from) {
+  float values[kLanes];
+  for (std::size_t i = 0; i < kLanes; ++i) values[i] = bfloat_to_float(from[i]);
+  return load(values);
+}
+inline float sum_lanes(Lanes x) {
+  return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+}
+
+inline float max_lanes(Lanes x) {
+  float most = x[0];
+  for (std::size_t i = 1; i < kLanes; ++i) most = x[i] > most ? x[i] : most;
+  return most;
+}
+
+struct Codes {
+  std::int8_t values[32];
+};
+inline Codes load_codes(const void* from) {
+  Codes x;
+  std::memcpy(x.values, from, sizeof x.values);
+  return x;
+}
+inline Codes low_nibbles(Codes x) {
+  for (auto& value : x.values) value = static_cast<std::int8_t>(value & 15);
+  return x;
+}
+inline Codes high_nibbles(Codes x) {
+  for (auto& value : x.values) value = static_cast<std::int8_t>(value >> 4 & 15);
+  return x;
+}
+
+struct Wide {
+  IntLanes value;
+};
+using Partial = Wide;
+inline void add_signed_products(Wide& sum, const Codes& weights, const std::int8_t* inputs) {
+  for (std::size_t column = 0; column < kTile; ++column) {
+    int total = 0;
+    for (std::size_t i = 0; i < 4; ++i) total += weights.values[4 * column + i] * inputs[i];
+    sum.value[column] += total;
+  }
+}
+inline void add_unsigned_products(Wide& sum, const Codes& weights, const std::int8_t* inputs) {
+  add_signed_products(sum, weights, inputs);  // nibbles are never negative
+}
+inline Lanes to_lanes(const Wide& sum) { return __builtin_convertvector(sum.value, Lanes); }
+
+// NaN when one of the values is: a broken row must not quantise to a sound one.
+inline float largest_magnitude(const float* group) {
+  float most = 0;
+  for (std::size_t i = 0; i < kGroup; ++i) {
+    if (std::isnan(group[i])) return group[i];
+    most = std::max(most, std::fabs(group[i]));
+  }
+  return most;
+}
+inline int round_to_int8(const float* group, float inverse, std::int8_t* codes) {
+  int total = 0;
+  for (std::size_t i = 0; i < kGroup; ++i) {
+    const float scaled = std::nearbyint(group[i] * inverse);
+    const int code = scaled >= -127.0f && scaled <= 127.0f ? static_cast<int>(scaled) : -128;
+    codes[i] = static_cast<std::int8_t>(code);
+    total += code;
+  }
+  return total;
+}
+
+#include "body.hpp"
+
+}  // namespace
+
+const Kernels& portable_kernels() {
+  static constexpr Kernels kernels = table("portable");
+  return kernels;
+}
+
+}  // namespace yearling

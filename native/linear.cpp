@@ -1,0 +1,230 @@
+#include "linear.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <vector>
+
+#include "numbers.hpp"
+
+namespace yearling {
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+
+std::size_t bytes_of_tile(WeightKind kind, std::size_t inputs) {
+  const std::size_t groups = (inputs + kGroup - 1) / kGroup;
+  switch (kind) {
+    case WeightKind::int4: return groups * sizeof(Int4Group);
+    case WeightKind::int8: return groups * sizeof(Int8Group);
+    case WeightKind::float16:
+    case WeightKind::bfloat16: return inputs * kTile * 2;
+    case WeightKind::float32: return inputs * kTile * 4;
+  }
+  throw std::logic_error("unknown weight kind");
+}
+
+struct Format {
+  std::size_t block_inputs, block_bytes;
+};
+
+Format format_of(const std::string& name) {
+  if (name == "F32") return {1, 4};
+  if (name == "F16" || name == "BF16") return {1, 2};
+  if (name == "Q4_0") return {32, 18};
+  if (name == "Q4_1") return {32, 20};
+  if (name == "Q8_0") return {32, 34};
+  throw std::invalid_argument("the native core does not pack format " + name +
+                              "; it packs F32, F16, BF16, Q4_0, Q4_1 and Q8_0.");
+}
+
+std::uint16_t read_u16(const std::byte* from) {
+  std::uint16_t value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+// Where input `i` of column `c` lies in a group; int4 packs two such places into a byte.
+std::size_t int4_byte(std::size_t column, std::size_t input) {
+  return input / 8 * 32 + column * 4 + input % 4;
+}
+std::size_t int8_byte(std::size_t column, std::size_t input) {
+  return input / 4 * 32 + column * 4 + input % 4;
+}
+
+void put_nibble(Int4Group& group, std::size_t column, std::size_t input, unsigned code) {
+  std::uint8_t& byte = group.codes[int4_byte(column, input)];
+  byte = input % 8 < 4 ? static_cast<std::uint8_t>((byte & 0xf0) | code)
+                       : static_cast<std::uint8_t>((byte & 0x0f) | code << 4);
+}
+
+std::vector<float> to_floats(const std::string& format, const std::byte* row, std::size_t inputs) {
+  std::vector<float> values(inputs);
+  if (format == "F32") std::memcpy(values.data(), row, inputs * 4);
+  for (std::size_t i = 0; i < inputs && format != "F32"; ++i) {
+    const std::uint16_t raw = read_u16(row + 2 * i);
+    values[i] = format == "F16" ? half_to_float(raw) : bfloat_to_float(raw);
+  }
+  return values;
+}
+
+}  // namespace
+
+void Linear::Free::operator()(std::byte* data) const { std::free(data); }
+
+Linear::Linear(WeightKind kind, std::size_t outputs, std::size_t inputs)
+    : kind_(kind), outputs_(outputs), inputs_(inputs), tile_bytes_(bytes_of_tile(kind, inputs)) {
+  if (outputs == 0 || inputs == 0) {
+    throw std::invalid_argument("a linear layer needs at least one input and one output.");
+  }
+  const std::size_t size = (bytes() + kAlignment - 1) / kAlignment * kAlignment;
+  data_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, size)));
+  if (!data_) throw std::bad_alloc();
+  // Rows beyond `outputs` and inputs beyond `inputs` must read as zero.
+  if (outputs % kTile || inputs % kGroup) std::memset(data_.get(), 0, size);
+}
+
+void Linear::pack(std::size_t first, std::size_t rows, const std::string& format,
+                  const std::byte* data, std::size_t size) {
+  const Format from = format_of(format);
+  if (inputs_ % from.block_inputs) {
+    throw std::invalid_argument(std::to_string(inputs_) + " inputs are not whole blocks of " +
+                                format + ".");
+  }
+  const std::size_t row_bytes = inputs_ / from.block_inputs * from.block_bytes;
+  if (first + rows > outputs_ || size != rows * row_bytes) {
+    throw std::invalid_argument("packing " + std::to_string(rows) + " rows at " +
+                                std::to_string(first) + " of " + std::to_string(outputs_) + ": " +
+                                std::to_string(size) + " bytes given, " +
+                                std::to_string(rows * row_bytes) + " expected.");
+  }
+  const bool is_block = from.block_inputs > 1;
+  const WeightKind exact = format == "Q8_0" ? WeightKind::int8 : WeightKind::int4;
+  if (is_block && kind_ != exact) {
+    throw std::invalid_argument(format + " blocks keep their codes only in their own layout.");
+  }
+  for (std::size_t row = 0; row < rows; ++row, data += row_bytes) {
+    if (!is_block) {
+      pack_floats(first + row, to_floats(format, data, inputs_).data());
+    } else if (kind_ == WeightKind::int8) {
+      pack_int8_blocks(first + row, data);
+    } else {
+      pack_int4_blocks(first + row, data, format == "Q4_1");
+    }
+  }
+}
+
+void Linear::pack_int4_blocks(std::size_t output, const std::byte* row, bool has_minimum) {
+  const std::size_t column = output % kTile;
+  for (std::size_t g = 0; g < groups(); ++g) {
+    Int4Group& to = group<Int4Group>(output, g);
+    const std::uint16_t scale = read_u16(row);
+    to.scale[column] = scale;
+    // Q4_0 stores code - 8, so its minimum is -8 · scale: exact in binary16 unless it overflows.
+    to.minimum[column] = has_minimum ? read_u16(row + 2) : float_to_half(-8 * half_to_float(scale));
+    const std::byte* codes = row + (has_minimum ? 4 : 2);
+    // A file's byte j holds input j (low) and input j + 16 (high). Eight columns share a tile's
+    // bytes, four of them adjacent per column, so codes move four at a time.
+    for (std::size_t block = 0; block < 4; ++block) {
+      std::uint32_t low, high;
+      const std::size_t source = block % 2 * 8;
+      std::memcpy(&low, codes + source, 4);
+      std::memcpy(&high, codes + source + 4, 4);
+      const int shift = block < 2 ? 0 : 4;
+      const std::uint32_t packed =
+          (low >> shift & 0x0f0f0f0f) | (high >> shift & 0x0f0f0f0f) << 4;
+      std::memcpy(to.codes + block * 32 + column * 4, &packed, 4);
+    }
+    row += has_minimum ? 20 : 18;
+  }
+}
+
+void Linear::pack_int8_blocks(std::size_t output, const std::byte* row) {
+  const std::size_t column = output % kTile;
+  for (std::size_t g = 0; g < groups(); ++g, row += 34) {
+    Int8Group& to = group<Int8Group>(output, g);
+    to.scale[column] = read_u16(row);
+    for (std::size_t i = 0; i < kGroup; i += 4) {
+      std::memcpy(to.codes + int8_byte(column, i), row + 2 + i, 4);
+    }
+  }
+}
+
+void Linear::pack_floats(std::size_t output, const float* row) {
+  const std::size_t column = output % kTile;
+  std::byte* tile = data_.get() + output / kTile * tile_bytes_;
+  if (!is_quantized()) {
+    for (std::size_t i = 0; i < inputs_; ++i) {
+      const std::size_t place = i * kTile + column;
+      if (kind_ == WeightKind::float32) {
+        reinterpret_cast<float*>(tile)[place] = row[i];
+      } else if (kind_ == WeightKind::float16) {
+        reinterpret_cast<std::uint16_t*>(tile)[place] = float_to_half(row[i]);
+      } else {
+        // Only bfloat16 files take this layout, so dropping the low half loses nothing.
+        reinterpret_cast<std::uint16_t*>(tile)[place] =
+            static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(row[i]) >> 16);
+      }
+    }
+    return;
+  }
+  for (std::size_t g = 0; g < groups(); ++g) {
+    const std::size_t begin = g * kGroup, count = std::min(kGroup, inputs_ - begin);
+    const auto [low, high] = std::minmax_element(row + begin, row + begin + count);
+    if (kind_ == WeightKind::int8) {
+      Int8Group& to = group<Int8Group>(output, g);
+      const float most = std::max(std::fabs(*low), std::fabs(*high));
+      to.scale[column] = float_to_half(most / 127);
+      const float scale = half_to_float(to.scale[column]);
+      for (std::size_t i = 0; i < count; ++i) {
+        const float code = scale > 0 ? std::nearbyint(row[begin + i] / scale) : 0;
+        to.codes[int8_byte(column, i)] =
+            static_cast<std::int8_t>(std::clamp(code, -127.0f, 127.0f));
+      }
+    } else {
+      Int4Group& to = group<Int4Group>(output, g);
+      to.scale[column] = float_to_half((*high - *low) / 15);
+      to.minimum[column] = float_to_half(*low);
+      const float scale = half_to_float(to.scale[column]);
+      const float minimum = half_to_float(to.minimum[column]);
+      for (std::size_t i = 0; i < count; ++i) {
+        const float code = scale > 0 ? std::nearbyint((row[begin + i] - minimum) / scale) : 0;
+        put_nibble(to, column, i, static_cast<unsigned>(std::clamp(code, 0.0f, 15.0f)));
+      }
+    }
+  }
+}
+
+void Linear::unpack_row(std::size_t output, float* values) const {
+  const std::size_t column = output % kTile;
+  const std::byte* data = tile(output / kTile);
+  for (std::size_t i = 0; i < inputs_; ++i) {
+    const std::size_t place = i * kTile + column, g = i / kGroup, in_group = i % kGroup;
+    switch (kind_) {
+      case WeightKind::float32: values[i] = reinterpret_cast<const float*>(data)[place]; break;
+      case WeightKind::float16:
+        values[i] = half_to_float(reinterpret_cast<const std::uint16_t*>(data)[place]);
+        break;
+      case WeightKind::bfloat16:
+        values[i] = bfloat_to_float(reinterpret_cast<const std::uint16_t*>(data)[place]);
+        break;
+      case WeightKind::int8: {
+        const Int8Group& from = group<Int8Group>(output, g);
+        values[i] = from.codes[int8_byte(column, in_group)] * half_to_float(from.scale[column]);
+        break;
+      }
+      case WeightKind::int4: {
+        const Int4Group& from = group<Int4Group>(output, g);
+        const int byte = from.codes[int4_byte(column, in_group)];
+        const int code = in_group % 8 < 4 ? byte & 15 : byte >> 4;
+        values[i] = static_cast<float>(code) * half_to_float(from.scale[column]) +
+                    half_to_float(from.minimum[column]);
+        break;
+      }
+    }
+  }
+}
+
+}  // namespace yearling

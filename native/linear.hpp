@@ -1,0 +1,83 @@
+// Weights of linear layers in the layouts the kernels stream.
+//
+// Eight output columns make a tile; a tile is stored whole, from the first input to the last, so
+// one pass over it reads memory in order. Quantisation codes are those of the file, unchanged.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+namespace yearling {
+
+inline constexpr std::size_t kTile = 8;    // output columns per tile
+inline constexpr std::size_t kGroup = 32;  // inputs that share a scale
+
+enum class WeightKind { int4, int8, float16, bfloat16, float32 };
+
+// 32 inputs × 8 columns of 4-bit codes: value = code · scale + minimum.
+// Byte 32·l + 4·c + i holds input 8·l + i of column c in its low nibble and input 8·l + 4 + i in
+// its high nibble, so one 32-byte load and a mask give four inputs of all eight columns.
+struct Int4Group {
+  std::uint16_t scale[kTile];    // binary16
+  std::uint16_t minimum[kTile];  // binary16
+  std::uint8_t codes[kGroup * kTile / 2];
+};
+static_assert(sizeof(Int4Group) == 160);
+
+// 32 inputs × 8 columns of 8-bit codes: value = code · scale.
+// Byte 32·l + 4·c + i holds input 4·l + i of column c.
+struct Int8Group {
+  std::uint16_t scale[kTile];  // binary16
+  std::int8_t codes[kGroup * kTile];
+};
+static_assert(sizeof(Int8Group) == 272);
+
+// A matrix of (outputs, inputs). float16, bfloat16 and float32 tiles hold [input][column].
+class Linear {
+ public:
+  Linear(WeightKind kind, std::size_t outputs, std::size_t inputs);
+
+  WeightKind kind() const { return kind_; }
+  std::size_t outputs() const { return outputs_; }
+  std::size_t inputs() const { return inputs_; }
+  std::size_t tiles() const { return (outputs_ + kTile - 1) / kTile; }
+  std::size_t groups() const { return (inputs_ + kGroup - 1) / kGroup; }
+  bool is_quantized() const { return kind_ == WeightKind::int4 || kind_ == WeightKind::int8; }
+  std::size_t bytes() const { return tiles() * tile_bytes_; }
+  std::size_t tile_bytes() const { return tile_bytes_; }
+  const std::byte* tile(std::size_t index) const { return data_.get() + index * tile_bytes_; }
+
+  // Packs `rows` rows, from output `first` on, of a GGUF tensor or plain array in row order.
+  // Formats: Q4_0 and Q4_1 into int4, Q8_0 into int8, F32 F16 BF16 into every kind (rounded to
+  // nearest, per group, where the kind is quantised).
+  void pack(std::size_t first, std::size_t rows, const std::string& format, const std::byte* data,
+            std::size_t size);
+
+  // Writes row `output` as float32 values; the embedding look-up of a tied table.
+  void unpack_row(std::size_t output, float* values) const;
+
+ private:
+  void pack_int4_blocks(std::size_t output, const std::byte* row, bool has_minimum);
+  void pack_int8_blocks(std::size_t output, const std::byte* row);
+  void pack_floats(std::size_t output, const float* row);
+  template <typename Group>
+  Group& group(std::size_t output, std::size_t index) {
+    return reinterpret_cast<Group*>(data_.get() + output / kTile * tile_bytes_)[index];
+  }
+  template <typename Group>
+  const Group& group(std::size_t output, std::size_t index) const {
+    return reinterpret_cast<const Group*>(tile(output / kTile))[index];
+  }
+
+  struct Free {
+    void operator()(std::byte* data) const;
+  };
+  WeightKind kind_;
+  std::size_t outputs_, inputs_, tile_bytes_;
+  std::unique_ptr<std::byte[], Free> data_;
+};
+
+}  // namespace yearling

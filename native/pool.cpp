@@ -1,0 +1,107 @@
+#include "pool.hpp"
+
+#include <sched.h>
+
+#include <chrono>
+#include <stdexcept>
+
+namespace yearling {
+namespace {
+
+constexpr auto kSpin = std::chrono::microseconds(20);
+
+inline void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Spins until `ready()` or the spin time is over; tells which.
+template <typename Ready>
+bool spin_until(Ready&& ready) {
+  const auto deadline = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int turn = 0; turn < 32; ++turn) {
+      if (ready()) return true;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  return ready();
+}
+
+int usable_cores() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+#endif
+  return static_cast<int>(std::thread::hardware_concurrency());
+}
+
+}  // namespace
+
+Pool::Pool(int threads) {
+  if (threads < 0 || threads > 256) {
+    throw std::invalid_argument("threads=" + std::to_string(threads) +
+                                " must be between 0 (all cores) and 256.");
+  }
+  if (threads == 0) threads = std::max(1, usable_cores());
+  for (int worker = 1; worker < threads; ++worker) {
+    workers_.emplace_back([this] { work(); });
+  }
+}
+
+Pool::~Pool() {
+  stopping_.store(true);
+  generation_.fetch_add(1);
+  generation_.notify_all();
+  for (auto& worker : workers_) worker.join();
+}
+
+void Pool::run(Call call, void* context, std::size_t chunks) {
+  if (chunks > Ticket::kChunkMask) throw std::length_error("a job has at most 65,535 chunks.");
+  const std::lock_guard lock(run_mutex_);
+  call_ = call;
+  context_ = context;
+  remaining_.store(static_cast<std::uint32_t>(chunks), std::memory_order_relaxed);
+  const std::uint32_t generation = generation_.load(std::memory_order_relaxed) + 1;
+  ticket_.store(Ticket::pack(generation, chunks), std::memory_order_release);
+  generation_.store(generation, std::memory_order_release);
+  generation_.notify_all();
+  take_chunks(generation);
+  const auto done = [this] { return remaining_.load(std::memory_order_acquire) == 0; };
+  if (spin_until(done)) return;
+  for (auto left = remaining_.load(std::memory_order_acquire); left != 0;
+       left = remaining_.load(std::memory_order_acquire)) {
+    remaining_.wait(left, std::memory_order_acquire);
+  }
+}
+
+std::size_t Pool::take_chunks(std::uint32_t generation) {
+  std::size_t taken = 0;
+  auto word = ticket_.load(std::memory_order_acquire);
+  while (Ticket::generation(word) == generation && Ticket::next(word) < Ticket::chunks(word)) {
+    if (!ticket_.compare_exchange_weak(word, word + 1, std::memory_order_acq_rel)) continue;
+    call_(context_, Ticket::next(word));
+    ++taken;
+    // The last chunk releases the caller, which may be asleep.
+    if (remaining_.fetch_sub(1, std::memory_order_acq_rel) == 1) remaining_.notify_one();
+    word = ticket_.load(std::memory_order_acquire);
+  }
+  return taken;
+}
+
+void Pool::work() {
+  std::uint32_t seen = 0;
+  while (!stopping_.load(std::memory_order_relaxed)) {
+    const auto changed = [&] { return generation_.load(std::memory_order_acquire) != seen; };
+    if (!spin_until(changed)) generation_.wait(seen, std::memory_order_acquire);
+    const std::uint32_t generation = generation_.load(std::memory_order_acquire);
+    if (generation == seen) continue;
+    seen = generation;
+    take_chunks(generation);
+  }
+}
+
+}  // namespace yearling

@@ -1,0 +1,74 @@
+// A thread pool for steps of tens of microseconds on machines that have other work to do.
+//
+// parallel_for hands out small chunks one by one, so a slow core takes fewer of them. A thread
+// with nothing to do spins for at most about 20 µs and then sleeps: on a machine whose cores
+// are all taken, a longer spin would burn the very time slice that the others wait for.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace yearling {
+
+class Pool {
+ public:
+  // `threads` counts the caller; 0 takes one per core the process may use.
+  explicit Pool(int threads);
+  ~Pool();
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+
+  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // Calls body(chunk) for every chunk in [0, chunks), in no order, and returns when all are done.
+  // One chunk, or a pool of one thread, runs in the caller without any synchronisation.
+  template <typename Body>
+  void parallel_for(std::size_t chunks, Body&& body) {
+    if (chunks <= 1 || workers_.empty()) {
+      for (std::size_t chunk = 0; chunk < chunks; ++chunk) body(chunk);
+      return;
+    }
+    using Function = std::remove_reference_t<Body>;
+    run([](void* context, std::size_t chunk) { (*static_cast<Function*>(context))(chunk); },
+        const_cast<void*>(static_cast<const void*>(&body)), chunks);
+  }
+
+ private:
+  using Call = void (*)(void*, std::size_t);
+
+  // Generation, number of chunks and next chunk in one word: a worker that wakes late and holds
+  // an old generation can never take a chunk of a newer job, and a chunk taken pins the job.
+  struct Ticket {
+    static constexpr int kChunkBits = 16;
+    static constexpr std::uint64_t kChunkMask = (1u << kChunkBits) - 1;
+    static std::uint64_t pack(std::uint64_t generation, std::uint64_t chunks) {
+      return generation << (2 * kChunkBits) | chunks << kChunkBits;
+    }
+    static std::uint32_t generation(std::uint64_t word) {
+      return static_cast<std::uint32_t>(word >> (2 * kChunkBits));
+    }
+    static std::uint64_t chunks(std::uint64_t word) { return word >> kChunkBits & kChunkMask; }
+    static std::uint64_t next(std::uint64_t word) { return word & kChunkMask; }
+  };
+
+  void run(Call call, void* context, std::size_t chunks);
+  void work();
+  std::size_t take_chunks(std::uint32_t generation);
+
+  alignas(64) std::atomic<std::uint64_t> ticket_{0};
+  alignas(64) std::atomic<std::uint32_t> remaining_{0};
+  alignas(64) std::atomic<std::uint32_t> generation_{0};
+  Call call_ = nullptr;
+  void* context_ = nullptr;
+  std::atomic<bool> stopping_{false};
+  std::mutex run_mutex_;
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace yearling

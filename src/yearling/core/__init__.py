@@ -1,0 +1,1 @@
+"""What every other layer stands on: errors, messages, configuration, registry, paths."""

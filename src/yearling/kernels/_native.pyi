@@ -1,0 +1,123 @@
+import numpy as np
+from numpy.typing import NDArray
+
+_Floats = NDArray[np.float32]
+_Ints = NDArray[np.int32]
+
+class Pool:
+    def __init__(self, threads: int = 0) -> None: ...
+    @property
+    def threads(self) -> int: ...
+
+class Linear:
+    def __init__(self, kind: str, outputs: int, inputs: int) -> None: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    def pack(self, first: int, rows: int, format: str, data: NDArray[np.uint8]) -> None: ...
+    def unpack(self) -> _Floats: ...
+
+class Program:
+    def __init__(
+        self,
+        *,
+        step_tokens: int,
+        logit_rows: int,
+        context: int,
+        vocabulary: int,
+        cache_blocks: int,
+        cache_type: str,
+        kernels: str,
+        pool: Pool,
+    ) -> None: ...
+    def add_buffer(self, has_token_rows: bool, columns: int) -> int: ...
+    def add_cache_layer(self, kv_heads: int, head_dim: int) -> int: ...
+    def finish(self) -> None: ...
+    def embed(self, table: Linear, output: int) -> None: ...
+    def inject(self, output: int) -> None: ...
+    def rms_norm(self, input: int, output: int, weight: _Floats, epsilon: float) -> None: ...
+    def layer_norm(
+        self, input: int, output: int, weight: _Floats, bias: _Floats | None, epsilon: float
+    ) -> None: ...
+    def linear(
+        self,
+        input: int,
+        output: int,
+        weights: Linear,
+        bias: _Floats | None,
+        column: int,
+        accumulates: bool,
+    ) -> None: ...
+    def rotary(
+        self, buffer: int, column: int, heads: int, head_dim: int, cosine: _Floats, sine: _Floats
+    ) -> None: ...
+    def write_kv(
+        self,
+        input: int,
+        layer: int,
+        key_column: int,
+        value_column: int,
+        kv_heads: int,
+        head_dim: int,
+    ) -> None: ...
+    def attention(
+        self,
+        input: int,
+        output: int,
+        layer: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        scale: float,
+    ) -> None: ...
+    def silu_gate(self, input: int, output: int) -> None: ...
+    def gather(self, input: int, output: int) -> None: ...
+    def run(
+        self,
+        tokens: _Ints,
+        starts: _Ints,
+        lengths: _Ints,
+        block_tables: _Ints,
+        logit_rows: _Ints,
+        inject_rows: _Ints | None = None,
+        inject_values: _Floats | None = None,
+    ) -> None: ...
+    def view(self, buffer: int, rows: int) -> _Floats: ...
+    def sample(
+        self,
+        *,
+        buffer: int,
+        rows: _Ints,
+        temperature: _Floats,
+        top_k: _Ints,
+        top_p: _Floats,
+        min_p: _Floats,
+        repetition: _Floats,
+        presence: _Floats,
+        frequency: _Floats,
+        seeds: NDArray[np.uint64],
+        output_indices: NDArray[np.uint64],
+        history: _Ints,
+        history_offsets: _Ints,
+        num_generated: _Ints,
+        bias_tokens: _Ints,
+        bias_values: _Floats,
+        bias_offsets: _Ints,
+        num_logprobs: _Ints,
+    ) -> tuple[_Ints, _Floats, _Ints, _Floats]: ...
+    def score(
+        self, *, buffer: int, rows: _Ints, targets: _Ints, num_logprobs: _Ints
+    ) -> tuple[_Ints, _Floats, _Ints, _Floats]: ...
+    @property
+    def kernels(self) -> str: ...
+    @property
+    def block_bytes(self) -> int: ...
+
+def uniform(seed: int, index: int) -> float: ...
+def kernel_name(name: str = "auto") -> str: ...
+def measure_machine(pool: Pool) -> tuple[float, float]: ...

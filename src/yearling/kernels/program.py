@@ -1,0 +1,216 @@
+"""A step program on the native core: the list of operations, built once and run many times."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yearling.kernels import _native, ops
+
+__all__ = ["BLOCK_TOKENS", "BufferShape", "NativeProgram", "StepArrays", "buffer_shapes"]
+
+BLOCK_TOKENS = 16
+"""Tokens per cache block; fixed in the native core."""
+
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class BufferShape:
+    """Columns of a buffer, and whether its rows are the step's tokens or its logit rows."""
+
+    columns: int
+    has_token_rows: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepArrays:
+    """One step's inputs; T tokens of S sequences.
+
+    Attributes:
+        tokens: Ids (T,), sequence after sequence.
+        starts: Position of each sequence's first token in this step (S,).
+        lengths: Tokens of each sequence in this step (S,).
+        block_tables: Cache blocks (S, most blocks), padded with 0.
+        logit_rows: Rows of the step whose logits are wanted.
+        inject_rows: Rows whose embedding the caller gives, or None.
+        inject_values: Those embeddings (rows, E), or None.
+    """
+
+    tokens: Ints
+    starts: Ints
+    lengths: Ints
+    block_tables: Ints
+    logit_rows: Ints
+    inject_rows: Ints | None = None
+    inject_values: ops.FloatArray | None = None
+
+
+def buffer_shapes(program: Sequence[ops.Op]) -> dict[str, BufferShape]:
+    """Work out every buffer's shape from the operations that write it, in order of appearance.
+
+    Raises:
+        ValueError: an operation reads a buffer that nothing wrote before.
+    """
+    columns: dict[str, int] = {}
+    has_token_rows: dict[str, bool] = {}
+
+    def written(name: str, width: int, *, tokens: bool) -> None:
+        columns[name] = max(columns.get(name, 0), width)
+        has_token_rows.setdefault(name, tokens)
+
+    for op in program:
+        source = getattr(op, "input", None) or getattr(op, "buffer", None)
+        if source is not None and source not in columns:
+            raise ValueError(f"{op!r} reads buffer {source!r}, which nothing has written.")
+        match op:
+            case ops.Embed():
+                written(op.output, op.table.inputs, tokens=True)
+            case ops.RMSNorm() | ops.LayerNorm():
+                written(op.output, columns[op.input], tokens=has_token_rows[op.input])
+            case ops.Linear():
+                width = op.column + op.weights.outputs
+                written(op.output, width, tokens=has_token_rows[op.input])
+            case ops.Attention():
+                written(op.output, op.heads * op.head_dim, tokens=True)
+            case ops.SiluGate():
+                written(op.output, columns[op.input] // 2, tokens=has_token_rows[op.input])
+            case ops.Gather():
+                written(op.output, columns[op.input], tokens=False)
+            case ops.Inject() | ops.Rotary() | ops.WriteKV():
+                pass
+    return {name: BufferShape(columns[name], has_token_rows[name]) for name in columns}
+
+
+class NativeProgram:
+    """Runs a list of operations on the native core, over its own buffers and paged cache.
+
+    Args:
+        program: Operations in order; the first writes the residual stream.
+        context: Positions there are.
+        vocabulary: Token ids there are.
+        cache_blocks: Blocks of 16 tokens in the paged cache.
+        cache_type: `float32` or `float16`.
+        step_tokens: Tokens one step may hold.
+        logit_rows: Rows of logits one step may ask for.
+        pool: Threads; shared between programs.
+        kernels: `auto`, or an instruction set by name.
+    """
+
+    def __init__(
+        self,
+        program: Sequence[ops.Op],
+        *,
+        context: int,
+        vocabulary: int,
+        cache_blocks: int,
+        cache_type: str = "float32",
+        step_tokens: int = 512,
+        logit_rows: int = 128,
+        pool: _native.Pool | None = None,
+        kernels: str = "auto",
+    ) -> None:
+        self._native = _native.Program(
+            step_tokens=step_tokens,
+            logit_rows=logit_rows,
+            context=context,
+            vocabulary=vocabulary,
+            cache_blocks=cache_blocks,
+            cache_type=cache_type,
+            kernels=kernels,
+            pool=pool or _native.Pool(),
+        )
+        self.buffers: Mapping[str, int] = {
+            name: self._native.add_buffer(shape.has_token_rows, shape.columns)
+            for name, shape in buffer_shapes(program).items()
+        }
+        for op in program:
+            if isinstance(op, ops.WriteKV):
+                self._native.add_cache_layer(op.kv_heads, op.head_dim)
+            self._append(op)
+        self._native.finish()
+
+    @property
+    def core(self) -> _native.Program:
+        """The native object, for sampling over its logits."""
+        return self._native
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes one cache block takes over all layers."""
+        return self._native.block_bytes
+
+    def run(self, step: StepArrays) -> None:
+        """Run one step; results stay in the buffers until the next.
+
+        Raises:
+            ValueError: a token, position, block or row is out of range.
+        """
+        self._native.run(
+            step.tokens,
+            step.starts,
+            step.lengths,
+            step.block_tables,
+            step.logit_rows,
+            step.inject_rows,
+            step.inject_values,
+        )
+
+    def view(self, buffer: str, rows: int) -> ops.FloatArray:
+        """The first rows of a buffer, without copying; the next step overwrites them."""
+        return self._native.view(self.buffers[buffer], rows)
+
+    def _append(self, op: ops.Op) -> None:
+        native, at = self._native, self.buffers
+        match op:
+            case ops.Embed():
+                native.embed(_packed(op.table), at[op.output])
+            case ops.Inject():
+                native.inject(at[op.output])
+            case ops.RMSNorm():
+                native.rms_norm(at[op.input], at[op.output], op.weight, op.epsilon)
+            case ops.LayerNorm():
+                native.layer_norm(at[op.input], at[op.output], op.weight, op.bias, op.epsilon)
+            case ops.Linear():
+                native.linear(
+                    at[op.input],
+                    at[op.output],
+                    _packed(op.weights),
+                    op.bias,
+                    op.column,
+                    op.accumulates,
+                )
+            case ops.Rotary():
+                native.rotary(
+                    at[op.buffer], op.column, op.heads, op.head_dim, op.cosine, op.sine
+                )
+            case ops.WriteKV():
+                native.write_kv(
+                    at[op.input],
+                    op.layer,
+                    op.key_column,
+                    op.value_column,
+                    op.kv_heads,
+                    op.head_dim,
+                )
+            case ops.Attention():
+                native.attention(
+                    at[op.input],
+                    at[op.output],
+                    op.layer,
+                    op.heads,
+                    op.kv_heads,
+                    op.head_dim,
+                    op.scale,
+                )
+            case ops.SiluGate():
+                native.silu_gate(at[op.input], at[op.output])
+            case ops.Gather():
+                native.gather(at[op.input], at[op.output])
+
+
+def _packed(weights: ops.Weights) -> _native.Linear:
+    if not isinstance(weights, _native.Linear):
+        raise TypeError(f"the native core runs packed weights, not {type(weights).__name__}.")
+    return weights

@@ -1,0 +1,286 @@
+"""Messages to prompts: the one renderer for serving, training and evaluation.
+
+A template is a program that came with a model file. It runs in a process of its own, under
+limits of time, memory and output (`template_worker`), in the environment transformers uses.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+from yearling.core.errors import RequestError, TemplateError, UnsupportedError
+from yearling.core.messages import Message, ToolCall
+from yearling.models.template_process import template_process
+from yearling.models.tokenizer import Tokenizer
+
+__all__ = ["ChatTemplate"]
+
+_MAX_TEMPLATE_BYTES = 64 << 10
+_FREE_OUTPUT_CHARACTERS = 64 << 10
+_MAX_OUTPUT_RATIO = 4
+
+
+class ChatTemplate:
+    """A model's chat template with the tokenizer its prompts are for.
+
+    Attributes:
+        source: The template in Jinja's language.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        tokenizer: Tokenizer,
+        *,
+        bos_text: str | None = None,
+        eos_text: str | None = None,
+    ) -> None:
+        """Take a template; it is compiled when it is first used.
+
+        Args:
+            source: The template, at most 64 KiB.
+            tokenizer: Encodes what the template writes.
+            bos_text: Value of `bos_token`; None takes the tokenizer's.
+            eos_text: Value of `eos_token`; None takes the tokenizer's.
+
+        Raises:
+            TemplateError: the template is too large.
+        """
+        size = len(source.encode(errors="surrogatepass"))
+        if size > _MAX_TEMPLATE_BYTES:
+            raise TemplateError(
+                f"the chat template has {size} bytes; at most {_MAX_TEMPLATE_BYTES} are run."
+            )
+        self.source = source
+        self._tokenizer = tokenizer
+        self._special_text = _SpecialText(tokenizer.special_tokens)
+        self._named_tokens = {
+            "bos_token": bos_text or _text_of(tokenizer, tokenizer.bos_id),
+            "eos_token": eos_text or _text_of(tokenizer, tokenizer.eos_id),
+        }
+
+    def prepare(self) -> None:
+        """Start the rendering process now, so that the first request need not wait for it."""
+        template_process.start()
+
+    @cached_property
+    def supports_tools(self) -> bool:
+        """Whether the template reads `tools`.
+
+        Raises:
+            TemplateError: the template cannot be parsed.
+        """
+        return "tools" in template_process.ask({"source": self.source})["names"]
+
+    @cached_property
+    def template_hash(self) -> str:
+        """SHA-256 of template and tokenizer: equal hashes turn equal messages into equal ids."""
+        return sha256((self.source + "\0" + self._tokenizer.content_hash).encode()).hexdigest()
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:
+        """Write the prompt as text, for reading; `encode` is what a model should get.
+
+        Args:
+            messages: The conversation.
+            tools: Function definitions in OpenAI's form.
+            add_generation_prompt: Whether to end with the start of an assistant's turn.
+
+        Raises:
+            TemplateError: the template refuses the messages, fails, or takes too much.
+            UnsupportedError: the template has no place for tools, or for calls of them.
+        """
+        return self._run(self._variables(messages, tools), add_generation_prompt)
+
+    def encode(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> list[int]:
+        """Turn a conversation into the token ids a model expects.
+
+        Control tokens come from the template alone. Where a message or tool holds the text of
+        one, marks take its place while the template runs, and the text is put back as plain
+        text; otherwise the ids are those of transformers' `apply_chat_template`.
+
+        Args:
+            messages: The conversation.
+            tools: Function definitions in OpenAI's form.
+            add_generation_prompt: Whether to end with the start of an assistant's turn.
+
+        Raises:
+            TemplateError: the template refuses the messages, fails, or takes too much.
+            UnsupportedError: the template has no place for tools, or for calls of them.
+            RequestError: a text cannot be encoded.
+        """
+        marks = _Marks(self._special_text)
+        protected = marks.protect(self._variables(messages, tools))
+        prompt = self._run(protected, add_generation_prompt)
+        if not marks.literals:
+            return self._tokenizer.encode(prompt, parse_special=True)
+        return self._tokenizer.encode_parts(marks.parts(prompt))
+
+    def _run(self, variables: dict[str, Any], add_generation_prompt: bool) -> str:
+        given = {key: text for key, text in self._named_tokens.items() if text is not None}
+        size = len(json.dumps(variables, ensure_ascii=False))
+        answer = template_process.ask(
+            {
+                "source": self.source,
+                "variables": {
+                    **given,
+                    **variables,
+                    "add_generation_prompt": add_generation_prompt,
+                },
+                "limit": _MAX_OUTPUT_RATIO * size + _FREE_OUTPUT_CHARACTERS,
+            }
+        )
+        text: str = answer["text"]
+        return text
+
+    def _variables(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None
+    ) -> dict[str, Any]:
+        if tools and not self.supports_tools:
+            raise UnsupportedError(
+                "this model's chat template has no place for tools; send the request without "
+                "them or choose a model that was trained to call tools.",
+                parameter="tools",
+            )
+        return {
+            "messages": [self._message(message, index) for index, message in enumerate(messages)],
+            "tools": [dict(tool) for tool in tools] if tools else None,
+            "documents": None,
+        }
+
+    def _message(self, message: Message, index: int) -> dict[str, Any]:
+        where = f"messages[{index}]"
+        self._check_tool_turn(message, where)
+        role: str = message.role
+        if role == "developer" and "developer" not in self.source:
+            role = "system"  # OpenAI's newer name of the same role
+        result: dict[str, Any] = {"role": role, "content": message.text}
+        if message.tool_calls:
+            result["tool_calls"] = [
+                _tool_call(call, f"{where}.tool_calls[{position}]")
+                for position, call in enumerate(message.tool_calls)
+            ]
+        for key, value in (("name", message.name), ("tool_call_id", message.tool_call_id)):
+            if value is not None:
+                result[key] = value
+        return result
+
+    def _check_tool_turn(self, message: Message, where: str) -> None:
+        field = "tool_calls" if message.tool_calls else "role" if message.role == "tool" else None
+        word = "tool_calls" if field == "tool_calls" else "tool"
+        if field is not None and word not in self.source:
+            raise UnsupportedError(
+                f"{where}.{field}: this model's chat template has no place for tool calls and "
+                "their results; they would be lost without a trace.",
+                parameter=f"{where}.{field}",
+            )
+
+
+class _SpecialText:
+    """How to find the text of special tokens, whole or in part."""
+
+    def __init__(self, special_tokens: Mapping[str, int]) -> None:
+        longest_first = sorted(special_tokens, key=len, reverse=True)
+        self.ids = special_tokens
+        self.pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._heads = {text[:cut] for text in special_tokens for cut in range(1, len(text))}
+        self._tails = {text[cut:] for text in special_tokens for cut in range(1, len(text))}
+        self._reach = max(map(len, special_tokens), default=0)
+
+    def opens_at_end(self, text: str) -> bool:
+        """Whether a text ends with the beginning of a special token."""
+        return any(text[-cut:] in self._heads for cut in self._cuts(text))
+
+    def closes_at_start(self, text: str) -> bool:
+        """Whether a text begins with the end of a special token."""
+        return any(text[:cut] in self._tails for cut in self._cuts(text))
+
+    def _cuts(self, text: str) -> range:
+        return range(1, min(self._reach, len(text) + 1))
+
+
+class _Marks:
+    """Marks that stand for special-token text from outside while a template runs.
+
+    A mark is a row of digits that nobody can guess: trimming, changing case and writing as
+    JSON leave it alone. Where a text begins or ends with a part of a special token, an empty
+    mark keeps it from becoming a whole one together with its neighbour.
+    """
+
+    def __init__(self, special: _SpecialText) -> None:
+        self.literals: list[str] = []
+        self._special = special
+        self._nonce = "".join(secrets.choice("123456789") for _ in range(24))
+
+    def protect(self, value: Any) -> Any:
+        """Give a copy of a JSON value with marks in all its strings."""
+        if isinstance(value, str):
+            return self._protect_text(value)
+        if isinstance(value, Mapping):
+            return {self.protect(key): self.protect(entry) for key, entry in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.protect(entry) for entry in value]
+        return value
+
+    def parts(self, prompt: str) -> list[str | int]:
+        """Cut a prompt into text and ids of the control tokens that the template wrote."""
+        parts: list[str | int] = []
+        for position, piece in enumerate(re.split(self._nonce + r"(\d{8})", prompt)):
+            if position % 2:
+                parts.append(self.literals[int(piece)])
+                continue
+            start = 0
+            for found in self._special.pattern.finditer(piece):
+                parts += [piece[start : found.start()], self._special.ids[found[0]]]
+                start = found.end()
+            parts.append(piece[start:])
+        return parts
+
+    def _protect_text(self, text: str) -> str:
+        text = self._special.pattern.sub(lambda found: self._mark(found[0]), text)
+        if self._special.opens_at_end(text):
+            text += self._mark("")
+        if self._special.closes_at_start(text):
+            text = self._mark("") + text
+        return text
+
+    def _mark(self, literal: str) -> str:
+        self.literals.append(literal)
+        return f"{self._nonce}{len(self.literals) - 1:08d}"
+
+
+def _text_of(tokenizer: Tokenizer, token_id: int | None) -> str | None:
+    return None if token_id is None else tokenizer.token_bytes(token_id).decode(errors="replace")
+
+
+def _tool_call(call: ToolCall, where: str) -> dict[str, Any]:
+    """A call as templates expect it: with arguments as an object, not as JSON text."""
+    try:
+        arguments = json.loads(call.arguments or "{}")
+    except (ValueError, RecursionError) as error:
+        raise RequestError(
+            f"{where}.function.arguments is not JSON: {error}.",
+            parameter=f"{where}.function.arguments",
+        ) from error
+    if not isinstance(arguments, dict):
+        raise RequestError(
+            f"{where}.function.arguments must be a JSON object.",
+            parameter=f"{where}.function.arguments",
+        )
+    function = {"name": call.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}

@@ -1,0 +1,42 @@
+"""JSON files of models, with a bound on their size and no repeated keys."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from yearling.core.errors import ModelFormatError
+from yearling.models.checkpoint.source import SourceFile
+
+__all__ = ["read_json_object"]
+
+
+def read_json_object(path: Path, limit_bytes: int) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        ModelNotFoundError: nothing is there.
+        ModelFormatError: it is larger than the limit, no JSON object, or repeats a key.
+    """
+    source = SourceFile(path)
+    try:
+        if source.size > limit_bytes:
+            raise ModelFormatError(f"{path}: has {source.size} bytes, above {limit_bytes}.")
+        text = source.read(0, source.size, "the file").tobytes()
+    finally:
+        source.close()
+    try:
+        content = json.loads(text, object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise ModelFormatError(f"{path}: not valid JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ModelFormatError(f"{path}: must hold one JSON object.")
+    return content
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = max(content, key=keys.count)
+        raise ValueError(f"key {repeated!r} appears twice in one object")
+    return content

@@ -1,0 +1,250 @@
+"""Text to token ids and back, so that a user's text can never become a control token."""
+
+import secrets
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yearling.core.errors import ModelFormatError, RequestError, UnsupportedError
+from yearling.models import tokenizer_gguf, tokenizer_json
+from yearling.models.vocabulary import Vocabulary, library_errors
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["Tokenizer"]
+
+_MAX_CONFIG_BYTES = 1 << 24
+
+
+class Tokenizer:
+    """A tokenizer with its special tokens; made by `from_gguf` or `from_file`.
+
+    Two backends share one vocabulary. One finds special tokens in text. The other finds only
+    *aliases* of them: random strings that stand for special tokens and that nobody outside can
+    guess, so text and control tokens can be encoded in one pass without mixing them up.
+
+    Attributes:
+        vocabulary_size: Number of ids; the embedding of a model may be padded beyond it.
+        bos_id: Beginning-of-sequence token, or None.
+        eos_id: End-of-sequence token, or None.
+        adds_bos: Whether a bare prompt starts with `bos_id`; chat templates write their own.
+        adds_space_prefix: Whether text gets a space in front (SentencePiece); `decode` takes
+            it away again, `token_bytes` shows it.
+        special_tokens: Ids of control tokens by their text.
+    """
+
+    def __init__(
+        self,
+        backend: "tokenizers.Tokenizer",
+        vocabulary: Vocabulary,
+        *,
+        bos_id: int | None,
+        eos_id: int | None,
+        adds_bos: bool,
+        flags: Mapping[str, Mapping[str, bool]] | None = None,
+    ) -> None:
+        self.vocabulary_size = len(vocabulary.pieces)
+        self.bos_id = bos_id
+        self.eos_id = eos_id
+        self.adds_bos = adds_bos
+        self.adds_space_prefix = vocabulary.adds_space_prefix
+        self.special_tokens: Mapping[str, int] = vocabulary.special
+        self._special_ids = frozenset(self.special_tokens.values())
+        self._vocabulary = vocabulary
+        nonce = secrets.token_hex(16)
+        self._aliases = {
+            token_id: f"\ue000{nonce}-{token_id}\ue001" for token_id in self._special_ids
+        }
+        self._parsing, self._parsed_ids = self._with_added(backend, flags or {}, None)
+        self._plain, self._plain_ids = self._with_added(backend, flags or {}, self._aliases)
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any]) -> "Tokenizer":
+        """Build the tokenizer that a GGUF file describes.
+
+        Args:
+            metadata: The file's key-value pairs; only `tokenizer.ggml.*` is read.
+
+        Raises:
+            ModelFormatError: an entry is missing, malformed or of a form that is not read.
+        """
+        parts = tokenizer_gguf.tokenizer_parts(metadata)
+        return cls(
+            parts.backend,
+            parts.vocabulary,
+            bos_id=parts.bos_id,
+            eos_id=parts.eos_id,
+            adds_bos=parts.adds_bos,
+        )
+
+    @classmethod
+    def from_file(cls, path: Path, config: Mapping[str, Any] | None = None) -> "Tokenizer":
+        """Build the tokenizer of a `tokenizer.json`.
+
+        Args:
+            path: The file.
+            config: Content of `tokenizer_config.json`; None reads it from beside the file.
+
+        Raises:
+            ModelFormatError: a file is malformed, or of a form that is not read.
+        """
+        path = Path(path)
+        if config is None:
+            beside = path.with_name("tokenizer_config.json")
+            found = beside.is_file()
+            config = tokenizer_json.read_json_object(beside, _MAX_CONFIG_BYTES) if found else {}
+        parts = tokenizer_json.tokenizer_parts(path, config)
+        return cls(
+            parts.backend,
+            parts.vocabulary,
+            bos_id=parts.bos_id,
+            eos_id=parts.eos_id,
+            adds_bos=parts.adds_bos,
+            flags=parts.flags,
+        )
+
+    def encode(
+        self, text: str, *, parse_special: bool = False, add_bos: bool = False
+    ) -> list[int]:
+        """Turn text into token ids.
+
+        Args:
+            text: Any Unicode text.
+            parse_special: Whether the text of a special token becomes that token. Never for
+                text from outside: it could end its own turn and speak as the system.
+            add_bos: Whether to put `bos_id` in front.
+
+        Raises:
+            RequestError: the text holds a lone surrogate, which no UTF-8 can carry.
+            UnsupportedError: `add_bos` with a tokenizer that has no such token.
+        """
+        start = self._start(add_bos=add_bos)
+        if parse_special:
+            return start + self._run(self._parsing, self._parsed_ids, text)
+        return start + self._run(self._plain, self._plain_ids, text)
+
+    def encode_parts(self, parts: Iterable[str | int]) -> list[int]:
+        """Encode text that control tokens cut, as if the whole had been read at once.
+
+        Args:
+            parts: A string is text, in which special tokens are never found; an integer is
+                the id of a special token.
+
+        Raises:
+            RequestError: an integer is not the id of a special token, or a lone surrogate.
+        """
+        pieces = []
+        for part in parts:
+            if isinstance(part, int):
+                if part not in self._aliases:
+                    raise RequestError(f"token id {part} is not a special token.")
+                pieces.append(self._aliases[part])
+            else:
+                pieces.append(part)
+        return self._run(self._plain, self._plain_ids, "".join(pieces))
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """Turn token ids into text; bytes that are not UTF-8 become U+FFFD.
+
+        Raises:
+            RequestError: an id is negative.
+        """
+        raw = b"".join(
+            self.token_bytes(token_id)
+            for token_id in ids
+            if not (skip_special and token_id in self._special_ids)
+        )
+        text = raw.decode("utf-8", errors="replace")
+        return text[1:] if self.adds_space_prefix and text.startswith(" ") else text
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token; a special token gives its text.
+
+        Ids from `vocabulary_size` upwards are rows that pad an embedding: they have no bytes.
+
+        Raises:
+            RequestError: the id is negative.
+        """
+        if token_id < 0:
+            raise RequestError(f"token id {token_id} is negative.")
+        return self._vocabulary.token_bytes(token_id)
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether an id is a control token, which never shows in an answer."""
+        return token_id in self._special_ids
+
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256, as 64 hex digits, of everything that decides how text is encoded."""
+        vocabulary = self._vocabulary
+        digest = sha256(self._parsing.to_str().encode())
+        digest.update(repr((vocabulary.pieces, vocabulary.kinds, vocabulary.spelling)).encode())
+        digest.update(repr((self.bos_id, self.eos_id, self.adds_bos)).encode())
+        return digest.hexdigest()
+
+    def _start(self, *, add_bos: bool) -> list[int]:
+        if not add_bos:
+            return []
+        if self.bos_id is None:
+            raise UnsupportedError("this tokenizer has no BOS token to put before a text.")
+        return [self.bos_id]
+
+    def _run(
+        self, backend: "tokenizers.Tokenizer", own_ids: Mapping[int, int], text: str
+    ) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"text holds the lone surrogate U+{ord(text[error.start]):04X} at character "
+                f"{error.start}; it is half of a character and cannot be encoded."
+            ) from error
+        with library_errors("the tokenizer failed on a text"):
+            ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        return [own_ids.get(token_id, token_id) for token_id in ids] if own_ids else ids
+
+    def _with_added(
+        self,
+        backend: "tokenizers.Tokenizer",
+        flags: Mapping[str, Mapping[str, bool]],
+        aliases: Mapping[int, str] | None,
+    ) -> tuple["tokenizers.Tokenizer", dict[int, int]]:
+        """Add special tokens, under their own text or an alias, to a copy of a backend.
+
+        Returns:
+            The copy, which shares the vocabulary, and its ids that differ from ours.
+        """
+        import tokenizers
+
+        copy = tokenizers.Tokenizer(backend.model)
+        if backend.normalizer is not None:
+            copy.normalizer = backend.normalizer
+        if backend.pre_tokenizer is not None:
+            copy.pre_tokenizer = backend.pre_tokenizer
+        special = self.special_tokens
+        texts = special if aliases is None else {aliases[i]: i for i in special.values()}
+        originals = dict(zip(texts, special, strict=True))
+        own_ids: dict[int, int] = {}
+        with library_errors("special tokens"):
+            for is_special, tokens in ((True, texts), (False, self._vocabulary.user_defined)):
+                settings = [
+                    tokenizers.AddedToken(
+                        text,
+                        special=is_special,
+                        **{"normalized": False, **flags.get(originals.get(text, text), {})},
+                    )
+                    for text in tokens
+                ]
+                copy.add_special_tokens(settings) if is_special else copy.add_tokens(settings)
+                for text, token_id in tokens.items():
+                    found = copy.token_to_id(text)
+                    if found is None:
+                        raise ModelFormatError(f"special token {text!r:.80} cannot be added.")
+                    if found != token_id:
+                        own_ids[found] = token_id
+        return copy, own_ids
+
+

@@ -1,0 +1,287 @@
+"""Tokenizers from the metadata of a GGUF file: byte-level BPE and SentencePiece-type BPE."""
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from yearling.core.errors import ModelFormatError
+from yearling.models.vocabulary import (
+    MAX_MERGES,
+    MAX_TOKENS,
+    TokenKind,
+    Vocabulary,
+    checked_list,
+    library_errors,
+)
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["GgufTokenizerParts", "tokenizer_parts"]
+
+_PREFIX = "tokenizer.ggml."
+_MAX_SENTENCEPIECE_CHARACTERS = 1 << 22  # in all tokens; every one is cut at every place
+
+# Split patterns are part of a model: its merges were learned on text cut this way.
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """How byte-level text is cut before merging.
+
+    Attributes:
+        pattern: Regular expression, or None for GPT-2's, which the library holds.
+        is_digit_alone: Every digit is a piece of its own before the pattern runs.
+        is_whole_first: A piece that is a token stays whole, whatever the merges say.
+        adds_bos: Whether prompts start with the BOS token when the file does not say.
+    """
+
+    pattern: str | None = None
+    is_digit_alone: bool = False
+    is_whole_first: bool = False
+    adds_bos: bool = False
+
+
+_GPT2_SPLIT = _Split()
+_LLAMA3_SPLIT = _Split(_LLAMA3, is_whole_first=True, adds_bos=True)
+_SPLITS = {
+    "default": _GPT2_SPLIT,
+    "gpt-2": _GPT2_SPLIT,
+    "llama": _LLAMA3_SPLIT,
+    "llama-bpe": _LLAMA3_SPLIT,
+    "llama3": _LLAMA3_SPLIT,
+    "llama-v3": _LLAMA3_SPLIT,
+    "qwen2": _Split(_QWEN2),
+    "smollm": _Split(is_digit_alone=True),
+    "starcoder": _Split(is_digit_alone=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTokenizerParts:
+    """What a GGUF file says about its tokenizer.
+
+    Attributes:
+        backend: Model, normalizer and pre-tokenizer, without any special token.
+        vocabulary: All tokens.
+        bos_id: Beginning-of-sequence token, or None.
+        eos_id: End-of-sequence token, or None.
+        adds_bos: Whether prompts start with `bos_id`.
+    """
+
+    backend: "tokenizers.Tokenizer"
+    vocabulary: Vocabulary
+    bos_id: int | None
+    eos_id: int | None
+    adds_bos: bool
+
+
+def tokenizer_parts(metadata: Mapping[str, Any]) -> GgufTokenizerParts:
+    """Read `tokenizer.ggml.*`.
+
+    Raises:
+        ModelFormatError: an entry is missing, malformed or of a form this build does not read.
+    """
+    model = metadata.get(_PREFIX + "model")
+    if model == "gpt2":
+        return _byte_level(metadata)
+    if model == "llama":
+        return _sentencepiece(metadata)
+    raise ModelFormatError(
+        f"{_PREFIX}model is {model!r}; this build reads 'gpt2' (byte-level BPE) and 'llama' "
+        "(SentencePiece-type BPE)."
+    )
+
+
+def _byte_level(metadata: Mapping[str, Any]) -> GgufTokenizerParts:
+    import tokenizers
+    from tokenizers import models
+
+    split = _split(metadata)
+    vocabulary = _vocabulary(metadata, "byte_level", adds_space_prefix=False)
+    merges = [_pair(merge) for merge in _strings(metadata, "merges", MAX_MERGES)]
+    with library_errors(f"{_PREFIX}merges"):
+        backend = tokenizers.Tokenizer(
+            models.BPE(_ids(vocabulary), merges, ignore_merges=split.is_whole_first)
+        )
+        backend.pre_tokenizer = _pre_tokenizer(split)
+    return _parts(metadata, backend, vocabulary, adds_bos=split.adds_bos)
+
+
+def _split(metadata: Mapping[str, Any]) -> _Split:
+    name = metadata.get(_PREFIX + "pre", "default")
+    split = _SPLITS.get(name) if isinstance(name, str) else None
+    if split is None:
+        raise ModelFormatError(
+            f"{_PREFIX}pre is {name!r}; this build cuts text as {', '.join(sorted(_SPLITS))}. "
+            "With a wrong cut the model would see other tokens than it was trained on."
+        )
+    return split
+
+
+def _pre_tokenizer(split: _Split) -> Any:
+    from tokenizers import Regex, pre_tokenizers
+
+    steps: list[Any] = []
+    if split.is_digit_alone:
+        steps.append(pre_tokenizers.Digits(individual_digits=True))
+    if split.pattern is not None:
+        steps.append(pre_tokenizers.Split(Regex(split.pattern), behavior="isolated"))
+    steps.append(
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split.pattern is None)
+    )
+    return pre_tokenizers.Sequence(steps)
+
+
+def _pair(merge: str) -> tuple[str, str]:
+    left, _, right = merge.partition(" ")
+    if not left or not right or " " in right:
+        raise ModelFormatError(
+            f"{_PREFIX}merges holds {merge[:80]!r}; a merge is two tokens with one space between."
+        )
+    return left, right
+
+
+def _sentencepiece(metadata: Mapping[str, Any]) -> GgufTokenizerParts:
+    import tokenizers
+    from tokenizers import models, normalizers
+
+    adds_space_prefix = _flag(metadata, "add_space_prefix", default=True)
+    vocabulary = _vocabulary(metadata, "sentencepiece", adds_space_prefix=adds_space_prefix)
+    scores = _checked(metadata, "scores", MAX_TOKENS, _score)
+    if len(scores) != len(vocabulary.pieces):
+        raise ModelFormatError(
+            f"{_PREFIX}scores has {len(scores)} entries for {len(vocabulary.pieces)} tokens."
+        )
+    unknown = _token_id(metadata, "unknown_token_id", vocabulary)
+    steps: list[Any] = [normalizers.Replace(" ", "\u2581")]
+    if adds_space_prefix:
+        steps.insert(0, normalizers.Prepend("\u2581"))
+    with library_errors(f"{_PREFIX}tokens"):
+        backend = tokenizers.Tokenizer(
+            models.BPE(
+                _ids(vocabulary),
+                _merges_by_score(vocabulary, scores),
+                unk_token=None if unknown is None else vocabulary.pieces[unknown],
+                fuse_unk=True,
+                byte_fallback=True,
+            )
+        )
+        backend.normalizer = normalizers.Sequence(steps)
+    return _parts(metadata, backend, vocabulary, adds_bos=True)
+
+
+def _merges_by_score(vocabulary: Vocabulary, scores: list[float]) -> list[tuple[str, str]]:
+    """Every way to put a token together from two others, the likeliest token first.
+
+    SentencePiece joins whichever neighbours make the token of the highest score, so a merge
+    ranks as the token it makes.
+    """
+    ids = {
+        piece: token_id
+        for token_id, piece in enumerate(vocabulary.pieces)
+        if piece is not None
+        and vocabulary.kinds[token_id] in (TokenKind.NORMAL, TokenKind.USER_DEFINED)
+    }
+    if sum(map(len, ids)) > _MAX_SENTENCEPIECE_CHARACTERS:
+        raise ModelFormatError(
+            f"{_PREFIX}tokens has more than {_MAX_SENTENCEPIECE_CHARACTERS} characters in all."
+        )
+    merges: list[tuple[str, str]] = []
+    for piece in sorted(ids, key=lambda piece: (-scores[ids[piece]], ids[piece])):
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in ids and right in ids:
+                merges.append((left, right))
+        if len(merges) > MAX_MERGES:
+            raise ModelFormatError(f"{_PREFIX}tokens imply more than {MAX_MERGES} merges.")
+    return merges
+
+
+def _parts(
+    metadata: Mapping[str, Any], backend: Any, vocabulary: Vocabulary, *, adds_bos: bool
+) -> GgufTokenizerParts:
+    bos_id = _token_id(metadata, "bos_token_id", vocabulary)
+    adds_bos = _flag(metadata, "add_bos_token", default=adds_bos and bos_id is not None)
+    if adds_bos and bos_id is None:
+        raise ModelFormatError(
+            f"{_PREFIX}add_bos_token is true but {_PREFIX}bos_token_id is missing."
+        )
+    eos_id = _token_id(metadata, "eos_token_id", vocabulary)
+    return GgufTokenizerParts(backend, vocabulary, bos_id, eos_id, adds_bos)
+
+
+def _vocabulary(
+    metadata: Mapping[str, Any], spelling: Any, *, adds_space_prefix: bool
+) -> Vocabulary:
+    pieces = _strings(metadata, "tokens", MAX_TOKENS)
+    kinds = [TokenKind.NORMAL] * len(pieces)
+    if _PREFIX + "token_type" in metadata:
+        kinds = _checked(metadata, "token_type", MAX_TOKENS, _kind)
+    return Vocabulary(tuple(pieces), tuple(kinds), spelling, adds_space_prefix)
+
+
+def _strings(metadata: Mapping[str, Any], name: str, limit: int) -> list[str]:
+    return _checked(metadata, name, limit, _string)
+
+
+def _checked(metadata: Mapping[str, Any], name: str, limit: int, convert: Any) -> list[Any]:
+    values = metadata.get(_PREFIX + name)
+    if values is None:
+        raise ModelFormatError(f"{_PREFIX}{name} is missing; the tokenizer cannot be built.")
+    length = len(values) if isinstance(values, list | tuple) else 0
+    if length > limit:
+        raise ModelFormatError(f"{_PREFIX}{name} has {length} entries; at most {limit} are read.")
+    return checked_list(values, _PREFIX + name, convert)
+
+
+def _string(value: object) -> str:
+    if type(value) is not str:
+        raise TypeError(f"{value!r:.80} is not a string")
+    return value
+
+
+def _score(value: object) -> float:
+    score = float(value)  # type: ignore[arg-type]
+    if score != score:
+        raise ValueError("a score is not a number")
+    return score
+
+
+_KIND_OF_NUMBER = {int(kind): kind for kind in TokenKind}
+
+
+def _kind(value: object) -> TokenKind:
+    kind = _KIND_OF_NUMBER.get(operator.index(value))  # type: ignore[arg-type]
+    if kind is None:
+        raise ValueError(f"{value!r} is not a token type (1 to 6)")
+    return kind
+
+
+def _ids(vocabulary: Vocabulary) -> dict[str, int]:
+    return {piece: token_id for token_id, piece in enumerate(vocabulary.pieces) if piece}
+
+
+def _token_id(metadata: Mapping[str, Any], name: str, vocabulary: Vocabulary) -> int | None:
+    value = metadata.get(_PREFIX + name)
+    if value is None:
+        return None
+    (token_id,) = checked_list([value], _PREFIX + name, operator.index)  # type: ignore[arg-type]
+    if not 0 <= token_id < len(vocabulary.pieces):
+        raise ModelFormatError(
+            f"{_PREFIX}{name} is {token_id}, but ids go from 0 to {len(vocabulary.pieces) - 1}."
+        )
+    return token_id
+
+
+def _flag(metadata: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = metadata.get(_PREFIX + name, default)
+    if not isinstance(value, bool):
+        raise ModelFormatError(f"{_PREFIX}{name} is {value!r}; it must be true or false.")
+    return value

@@ -1,0 +1,169 @@
+"""The tokens of a tokenizer: their spelling, their kind, and the bytes each stands for.
+
+Two spellings exist. A *byte-level* vocabulary writes every byte as one printable character
+(GPT-2's table), so each token is an exact byte string. A *SentencePiece* vocabulary writes
+characters, a space as U+2581, and bytes outside its characters as tokens named `<0x0A>`.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache
+from typing import Literal, TypeVar
+
+from yearling.core.errors import ModelFormatError
+
+__all__ = [
+    "MAX_MERGES",
+    "MAX_TOKENS",
+    "MAX_TOKEN_CHARACTERS",
+    "TokenKind",
+    "Vocabulary",
+    "checked_list",
+    "library_errors",
+]
+
+MAX_TOKENS = 1 << 20  # the largest published vocabularies have 262,144
+MAX_MERGES = 1 << 21
+MAX_TOKEN_CHARACTERS = 1024
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+T = TypeVar("T")
+
+
+class TokenKind(IntEnum):
+    """What a token is for; the numbers are GGUF's."""
+
+    NORMAL = 1
+    UNKNOWN = 2
+    CONTROL = 3
+    USER_DEFINED = 4
+    UNUSED = 5
+    BYTE = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """All tokens by id.
+
+    Attributes:
+        pieces: Spelling of each id; None where an id is not given to any token.
+        kinds: Kind of each id.
+        spelling: How normal pieces are written.
+        adds_space_prefix: Whether encoding puts a space before the text (SentencePiece).
+    """
+
+    pieces: tuple[str | None, ...]
+    kinds: tuple[TokenKind, ...]
+    spelling: Literal["byte_level", "sentencepiece"]
+    adds_space_prefix: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.pieces) <= MAX_TOKENS:
+            raise ModelFormatError(
+                f"tokenizer has {len(self.pieces)} tokens; between 1 and {MAX_TOKENS} are read."
+            )
+        if len(self.kinds) != len(self.pieces):
+            raise ModelFormatError(
+                f"tokenizer has {len(self.pieces)} tokens but {len(self.kinds)} token types; "
+                "the file is damaged."
+            )
+        self._check_pieces()
+
+    def _check_pieces(self) -> None:
+        seen: dict[str, int] = {}
+        for token_id, piece in enumerate(self.pieces):
+            if piece is None:
+                continue
+            if not 0 < len(piece) <= MAX_TOKEN_CHARACTERS:
+                raise ModelFormatError(
+                    f"token {token_id} has {len(piece)} characters; "
+                    f"between 1 and {MAX_TOKEN_CHARACTERS} are read."
+                )
+            if seen.setdefault(piece, token_id) != token_id:
+                raise ModelFormatError(
+                    f"tokens {seen[piece]} and {token_id} are both spelled {piece[:80]!r}; "
+                    "a vocabulary spells every token once."
+                )
+
+    @property
+    def special(self) -> dict[str, int]:
+        """Control and unknown tokens by spelling."""
+        return self._of(TokenKind.CONTROL, TokenKind.UNKNOWN)
+
+    @property
+    def user_defined(self) -> dict[str, int]:
+        """Tokens that text is searched for before it is split, and that are no control tokens."""
+        return self._of(TokenKind.USER_DEFINED)
+
+    def _of(self, *kinds: TokenKind) -> dict[str, int]:
+        return {
+            piece: token_id
+            for token_id, (piece, kind) in enumerate(zip(self.pieces, self.kinds, strict=True))
+            if piece is not None and kind in kinds
+        }
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes a token stands for; empty for ids that no token has."""
+        piece = self.pieces[token_id] if token_id < len(self.pieces) else None
+        if piece is None:
+            return b""
+        kind = self.kinds[token_id]
+        if kind in (TokenKind.CONTROL, TokenKind.UNKNOWN, TokenKind.USER_DEFINED):
+            return piece.encode()
+        if self.spelling == "byte_level":
+            return _byte_level_bytes(piece)
+        if match := _BYTE_TOKEN.fullmatch(piece):
+            return bytes([int(match[1], 16)])
+        return piece.replace("\u2581", " ").encode()
+
+
+def _byte_level_bytes(piece: str) -> bytes:
+    table = _byte_of_character()
+    try:
+        return bytes(table[character] for character in piece)
+    except KeyError:  # padding rows such as "[PAD151936]" are not in the byte alphabet
+        return piece.encode()
+
+
+@cache
+def _byte_of_character() -> dict[str, int]:
+    """GPT-2's table: printable Latin-1 stands for itself, the other bytes for U+0100 upwards."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    table.update({chr(0x100 + index): byte for index, byte in enumerate(others)})
+    return table
+
+
+def checked_list(values: object, what: str, convert: Callable[[object], T]) -> list[T]:
+    """Turn a list or array from a model file into a list of one type.
+
+    Raises:
+        ModelFormatError: it is no list, or an element cannot be converted.
+    """
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        tolist = getattr(values, "tolist", None)  # NumPy arrays come from the GGUF reader
+        values = tolist() if tolist else None
+    if not isinstance(values, Sequence):
+        raise ModelFormatError(f"{what} must be a list; the file is damaged.")
+    try:
+        return [convert(value) for value in values]
+    except (TypeError, ValueError) as error:
+        raise ModelFormatError(f"{what}: {error}; the file is damaged.") from error
+
+
+@contextmanager
+def library_errors(what: str) -> Iterator[None]:
+    """Turn whatever the tokenizers library raises into a ModelFormatError.
+
+    Its panics derive from BaseException alone, so catching Exception would let them through.
+    """
+    try:
+        yield
+    except (ModelFormatError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise ModelFormatError(f"{what}: {str(error)[:300] or type(error).__name__}.") from error

@@ -1,0 +1,1 @@
+"""The HTTP server: thin routes over loaded models, and the web page; no logic of its own."""

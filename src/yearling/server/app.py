@@ -1,0 +1,99 @@
+"""The application: its routes, who may call them, and how errors look."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from yearling.core.errors import YearlingError
+from yearling.server.config import ServerConfig
+from yearling.server.errors import error_response, reply_of
+from yearling.server.front import Front
+from yearling.server.log import log_failure
+from yearling.server.models import ServedModel
+from yearling.server.routes.chat import create_chat_completion
+from yearling.server.routes.completions import create_completion
+from yearling.server.routes.page import asset, page
+from yearling.server.routes.status import health, list_models, metrics, retrieve_model
+from yearling.server.routes.tokenization import detokenize, tokenize
+from yearling.server.service import Service
+
+__all__ = ["build_app"]
+
+_READING = ["GET", "HEAD"]
+_ROUTES: Sequence[tuple[str, Callable[..., Any], list[str]]] = (
+    ("/", page, _READING),
+    ("/assets/{path:path}", asset, _READING),
+    ("/health", health, _READING),
+    ("/metrics", metrics, _READING),
+    ("/v1/models", list_models, _READING),
+    ("/v1/models/{name:path}", retrieve_model, _READING),
+    ("/v1/chat/completions", create_chat_completion, ["POST"]),
+    ("/v1/completions", create_completion, ["POST"]),
+    ("/tokenize", tokenize, ["POST"]),
+    ("/detokenize", detokenize, ["POST"]),
+)
+_PUBLIC = frozenset({page, asset, health})
+
+
+def build_app(models: Sequence[ServedModel], config: ServerConfig) -> FastAPI:
+    """Build the application over models whose engines the caller starts and stops.
+
+    The key is demanded by a dependency of the whole application; a route is public only when
+    its own object is in the set made here, so that no path spelling can open another.
+    """
+    service = Service(models, config)
+    app = FastAPI(
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        dependencies=[Depends(_demand_key)],
+        exception_handlers={
+            HTTPException: _answer_http_exception,
+            YearlingError: _answer_error,
+        },
+    )
+    for path, endpoint, methods in _ROUTES:
+        app.add_api_route(path, endpoint, methods=methods, response_model=None)
+    app.state.service = service
+    app.state.public_routes = frozenset(
+        route for route in app.routes if isinstance(route, APIRoute) and route.endpoint in _PUBLIC
+    )
+    app.add_middleware(Front, service=service)
+    return app
+
+
+async def _demand_key(request: Request) -> None:
+    """Let a request pass with the right key, or to a public route; note its account's salt."""
+    if request.scope["route"] in request.app.state.public_routes:
+        return
+    service: Service = request.app.state.service
+    request.state.salt = service.access.check_key(request.headers)
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    """Answer 404 and 405 as OpenAI does, telling strangers nothing about which routes exist."""
+    service: Service = request.app.state.service
+    try:
+        if not _is_public(request):
+            service.access.check_key(request.headers)
+    except YearlingError as refusal:
+        error = refusal
+    response = error_response(reply_of(error))
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response
+
+
+def _is_public(request: Request) -> bool:
+    return request.scope.get("route") in request.app.state.public_routes
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    reply = reply_of(error)
+    log_failure(error, reply.status)
+    return error_response(reply)

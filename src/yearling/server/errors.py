@@ -1,0 +1,50 @@
+"""Errors that HTTP itself brings, and turning every error into an answer."""
+
+import json
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from yearling.core.errors import YearlingError
+from yearling.wire.openai.errors import ErrorReply, error_reply
+
+__all__ = ["HttpError", "error_response", "reply_of"]
+
+
+class HttpError(YearlingError):
+    """A refusal whose status HTTP decides, not a request's content."""
+
+    def __init__(self, reply: ErrorReply) -> None:
+        super().__init__(reply.message)
+        self.reply = reply
+
+
+def reply_of(error: BaseException) -> ErrorReply:
+    """The error object and status for anything a route may raise."""
+    if isinstance(error, HttpError):
+        return error.reply
+    if isinstance(error, HTTPException):
+        return _plain(error.status_code)
+    return error_reply(error)
+
+
+def error_response(reply: ErrorReply) -> Response:
+    """An answer that carries an error object."""
+    headers = {}
+    if reply.retry_after_seconds is not None:
+        headers["retry-after"] = str(reply.retry_after_seconds)
+    if reply.status == HTTPStatus.UNAUTHORIZED:
+        headers["www-authenticate"] = "Bearer"
+    return Response(
+        json.dumps(reply.payload()), reply.status, headers, media_type="application/json"
+    )
+
+
+def _plain(status: int) -> ErrorReply:
+    known: dict[int, tuple[str, str]] = {
+        404: ("There is no such route; the API lives under /v1.", "unknown_url"),
+        405: ("This route does not take that method.", "method_not_allowed"),
+    }
+    message, code = known.get(status, (HTTPStatus(status).phrase, None))  # type: ignore[arg-type]
+    return ErrorReply(status, message, code=code)

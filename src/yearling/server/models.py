@@ -1,0 +1,120 @@
+"""The models a server serves, each with its engine, and turning input into prompts."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from yearling.core.errors import ContextLengthError, ModelNotFoundError, UnsupportedError
+from yearling.core.messages import Message
+from yearling.models.chat_template import ChatTemplate
+from yearling.models.tokenizer import Tokenizer
+from yearling.server.errors import HttpError
+from yearling.server.generation import Admission
+from yearling.server.limits import Limits
+from yearling.serving.async_engine import AsyncEngine
+from yearling.wire.openai.errors import ErrorReply
+
+__all__ = ["ServedModel", "ServedModels"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model: what the server itself needs of it, and its engine.
+
+    Attributes:
+        name: As clients call it.
+        tokenizer: Text to ids and back.
+        chat_template: None when the model has none and cannot chat.
+        context: Tokens of prompt and answer together.
+        fingerprint: Changes when the answers to equal seeds may.
+        created: Seconds since 1970.
+    """
+
+    name: str
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    context: int
+    engine: AsyncEngine
+    admission: Admission
+    limits: Limits
+    fingerprint: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def encode_chat(
+        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
+    ) -> list[int]:
+        """Render a conversation into token ids.
+
+        Raises:
+            UnsupportedError: the model has no chat template.
+            ContextLengthError: the bytes alone show that it cannot fit.
+            TemplateError: the template refuses the conversation.
+        """
+        if self.chat_template is None:
+            raise UnsupportedError(
+                f"{self.name} has no chat template: it completes text, at /v1/completions.",
+                parameter="messages",
+            )
+        num_bytes = sum(len(message.text.encode()) for message in messages)
+        self._check_bytes(num_bytes, "messages")
+        return self.chat_template.encode(messages, add_generation_prompt=add_generation_prompt)
+
+    def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Tokenize raw text, control tokens written in it included.
+
+        Raises:
+            ContextLengthError: the bytes alone show that it cannot fit.
+        """
+        self._check_bytes(len(text.encode()), "prompt")
+        add_bos = add_special_tokens and self.tokenizer.adds_bos
+        return self.tokenizer.encode(text, parse_special=True, add_bos=add_bos)
+
+    def check_ready(self) -> None:
+        """Refuse work while the engine cannot take it.
+
+        Raises:
+            HttpError: 503, saying whether it is starting, restarting or beyond help.
+        """
+        if not self.engine.is_ready:
+            raise HttpError(self.not_ready_reply())
+
+    def not_ready_reply(self) -> ErrorReply:
+        """The answer while the engine cannot take requests."""
+        state, why = self.engine.state, self.engine.error
+        return ErrorReply(
+            503,
+            f"The model {self.name} is {state}" + (f": {why}" if why else "; try again soon."),
+            "server_error",
+            f"model_{state}",
+            retry_after_seconds=None if state == "failed" else 1,
+        )
+
+    def _check_bytes(self, num_bytes: int, parameter: str) -> None:
+        if num_bytes > self.limits.prompt_bytes_per_context_token * self.context:
+            raise ContextLengthError(
+                f"{parameter} holds {num_bytes} bytes of text, more than the context window of "
+                f"{self.context} tokens takes. Shorten it.",
+                parameter=parameter,
+            )
+
+
+class ServedModels:
+    """The models of a server by name."""
+
+    def __init__(self, models: Sequence[ServedModel]) -> None:
+        self._models: Mapping[str, ServedModel] = {model.name: model for model in models}
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models.values())
+
+    def get(self, name: str) -> ServedModel:
+        """Find a model.
+
+        Raises:
+            ModelNotFoundError: no such model is served.
+        """
+        if name not in self._models:
+            raise ModelNotFoundError(
+                f"The model {name[:64]!r} is not served here; there is {', '.join(self._models)}."
+            )
+        return self._models[name]

@@ -1,0 +1,69 @@
+"""POST /v1/chat/completions."""
+
+import asyncio
+import time
+
+from fastapi import Request
+from starlette.responses import Response
+
+from yearling.server.body import read_json
+from yearling.server.log import log_user
+from yearling.server.models import ServedModel
+from yearling.server.routes.answering import (
+    answer,
+    build_requests,
+    cache_salt,
+    check_room,
+    check_sampling_ids,
+    service_of,
+    token_texts,
+)
+from yearling.wire.openai.answers import ChatFold
+from yearling.wire.openai.chat import ChatRequest, parse_chat_request
+from yearling.wire.openai.generation import AnswerHead
+
+__all__ = ["create_chat_completion"]
+
+# Longer conversations are rendered and tokenized in a thread, so that streams go on meanwhile.
+_INLINE_CHARACTERS = 8_000
+
+
+async def create_chat_completion(request: Request) -> Response:
+    """Answer a conversation."""
+    service = service_of(request)
+    body = await read_json(request, service.limits)
+    chat = parse_chat_request(body, service.limits.for_requests())
+    model = service.models.get(chat.model)
+    model.check_ready()
+    check_sampling_ids(model, chat.sampling)
+    prompt = await _encode(model, chat)
+    check_room(model, len(prompt), chat.sampling, parameter="messages")
+    if chat.user is not None:
+        log_user(chat.user)
+    head = AnswerHead(
+        id=AnswerHead.new_id("chatcmpl"),
+        created=int(time.time()),
+        model=model.name,
+        fingerprint=model.fingerprint,
+        has_usage_chunk=chat.has_usage_chunk,
+    )
+    requests = build_requests(
+        [prompt],
+        chat.sampling,
+        request_id=head.id,
+        num_choices=chat.num_choices,
+        salt=cache_salt(request.state.salt, chat.cache_key),
+    )
+    has_logprobs = chat.sampling.logprobs is not None
+    fold = ChatFold(
+        head,
+        num_choices=chat.num_choices,
+        token_texts=token_texts(model.tokenizer) if has_logprobs else None,
+    )
+    return await answer(request, model, requests, fold, is_streamed=chat.is_streamed)
+
+
+async def _encode(model: ServedModel, chat: ChatRequest) -> list[int]:
+    if sum(len(message.text) for message in chat.messages) <= _INLINE_CHARACTERS:
+        return model.encode_chat(chat.messages)
+    return await asyncio.to_thread(model.encode_chat, chat.messages)

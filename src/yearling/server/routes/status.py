@@ -1,0 +1,42 @@
+"""GET /v1/models, /v1/models/{name}, /health and /metrics."""
+
+from fastapi import Request
+from starlette.responses import Response
+
+from yearling.server.errors import error_response
+from yearling.server.metrics import METRICS_MEDIA_TYPE
+from yearling.server.models import ServedModel
+from yearling.server.routes.answering import json_response, service_of
+from yearling.wire.openai.models import model_list, model_object
+
+__all__ = ["health", "list_models", "metrics", "retrieve_model"]
+
+
+async def list_models(request: Request) -> Response:
+    """List the models served."""
+    return json_response(model_list(_describe(model) for model in service_of(request).models))
+
+
+async def retrieve_model(request: Request, name: str) -> Response:
+    """Describe one model."""
+    return json_response(_describe(service_of(request).models.get(name)))
+
+
+async def health(request: Request) -> Response:
+    """Say whether requests can be answered now."""
+    service = service_of(request)
+    if service.is_draining:
+        return error_response(service.draining_reply())
+    for model in service.models:
+        if not model.engine.is_ready:
+            return error_response(model.not_ready_reply())
+    return json_response({"status": "ok"})
+
+
+async def metrics(request: Request) -> Response:
+    """Give the metrics as Prometheus reads them."""
+    return Response(service_of(request).metrics.exposition(), media_type=METRICS_MEDIA_TYPE)
+
+
+def _describe(model: ServedModel) -> dict[str, object]:
+    return model_object(model.name, created=model.created, context_tokens=model.context)

@@ -1,0 +1,69 @@
+"""What every route shares: models, access, limits, metrics, and whether the server drains."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from yearling.server.access import Access
+from yearling.server.config import ServerConfig
+from yearling.server.errors import HttpError
+from yearling.server.generation import Generation
+from yearling.server.metrics import Metrics
+from yearling.server.models import ServedModel, ServedModels
+from yearling.serving.request import GenerationRequest
+from yearling.wire.openai.errors import ErrorReply
+
+__all__ = ["Service"]
+
+
+class Service:
+    """The state of one running server.
+
+    Attributes:
+        is_draining: The server is about to stop: running answers finish, new work is refused.
+        num_open_requests: HTTP requests that are being answered.
+    """
+
+    def __init__(self, models: Sequence[ServedModel], config: ServerConfig) -> None:
+        self.models = ServedModels(models)
+        self.config = config
+        self.limits = config.limits
+        self.access = Access(config)
+        self.metrics = Metrics(self.models)
+        self.is_draining = False
+        self.num_open_requests = 0
+        self._observers = {model.name: self.metrics.observer(model.name) for model in models}
+        self._running: set[Generation] = set()
+
+    def draining_reply(self) -> ErrorReply:
+        """The answer to new work while the server drains."""
+        return ErrorReply(
+            503,
+            "The server is shutting down; try again in a moment.",
+            "server_error",
+            "shutting_down",
+            retry_after_seconds=5,
+        )
+
+    @asynccontextmanager
+    async def generation(
+        self, model: ServedModel, requests: Sequence[GenerationRequest]
+    ) -> AsyncIterator[Generation]:
+        """Run requests until the context ends.
+
+        Raises:
+            CapacityError: the queue is full.
+        """
+        generation = Generation(
+            model.engine, requests, model.admission, self._observers[model.name], self.limits
+        )
+        async with generation:
+            self._running.add(generation)
+            try:
+                yield generation
+            finally:
+                self._running.discard(generation)
+
+    def abort(self) -> None:
+        """End every running generation with an error its client sees."""
+        for generation in self._running:
+            generation.fail(HttpError(self.draining_reply()))

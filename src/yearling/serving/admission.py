@@ -1,0 +1,79 @@
+"""What is refused before it costs anything: one table of limits, checked in one place."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from yearling.core.errors import CapacityError, ContextLengthError, RequestError
+from yearling.serving.request import GenerationRequest
+
+__all__ = ["AdmissionLimits"]
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionLimits:
+    """Bounds on a request and on how many are open; the same in an engine and in its server.
+
+    Attributes:
+        context: Tokens of prompt and answer together: the model's window, or less when the
+            cache is smaller.
+        max_requests: Requests running and waiting together.
+        vocabulary: Token ids run from 0 to here, or None when unknown.
+    """
+
+    context: int
+    max_requests: int
+    vocabulary: int | None = None
+
+    def check(self, request: GenerationRequest, num_open: int) -> None:
+        """Refuse what can never be served, or not now.
+
+        Raises:
+            RequestError: the prompt is empty, or a token id is outside the vocabulary.
+            ContextLengthError: prompt and answer do not fit.
+            CapacityError: `max_requests` are open.
+        """
+        if not request.prompt:
+            raise RequestError("the prompt is empty: send at least one token.", parameter="prompt")
+        self._check_length(request)
+        self._check_ids(request.prompt, "prompt")
+        self._check_ids(request.sampling.logit_bias, "logit_bias")
+        self._check_ids(request.sampling.stop_token_ids, "stop_token_ids")
+        if num_open >= self.max_requests:
+            raise CapacityError(
+                f"{num_open} requests are running or waiting, the most this model takes "
+                f"({self.max_requests}): try again in a moment."
+            )
+
+    def max_new_tokens(self, request: GenerationRequest) -> int:
+        """Tokens the answer may have; `max_tokens=None` fills the context."""
+        room = self.context - len(request.prompt)
+        asked = request.sampling.max_tokens
+        return room if asked is None else min(asked, room)
+
+    def _check_length(self, request: GenerationRequest) -> None:
+        num_prompt = len(request.prompt)
+        if num_prompt + (not request.is_prompt_only) > self.context:
+            raise ContextLengthError(
+                f"the prompt has {num_prompt} tokens, but prompt and answer together may have "
+                f"{self.context}: shorten the prompt.",
+                parameter="prompt",
+            )
+        asked = request.sampling.max_tokens
+        if asked is not None and not request.is_prompt_only and num_prompt + asked > self.context:
+            raise ContextLengthError(
+                f"the prompt has {num_prompt} tokens and max_tokens={asked}, together "
+                f"{num_prompt + asked}, but prompt and answer may have {self.context}: shorten "
+                f"the prompt or set max_tokens to at most {self.context - num_prompt}.",
+                parameter="max_tokens",
+            )
+
+    def _check_ids(self, ids: Iterable[int], parameter: str) -> None:
+        if self.vocabulary is None:
+            return
+        for token in ids:
+            if not 0 <= token < self.vocabulary:
+                raise RequestError(
+                    f"{parameter} holds token id {token}, but the model's ids run from 0 to "
+                    f"{self.vocabulary - 1}.",
+                    parameter=parameter,
+                )

@@ -1,0 +1,169 @@
+"""The face of an engine towards asyncio, and the engine in a thread of this process."""
+
+import asyncio
+import queue
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Literal, Protocol
+
+from yearling.core.errors import EngineError
+from yearling.serving.engine import Engine, EngineStats
+from yearling.serving.engine_loop import run_engine
+from yearling.serving.messages import Command, Refused, Report, StepReport, Stop
+from yearling.serving.request import GenerationRequest, OutputEvent
+from yearling.serving.streams import StreamTable
+
+__all__ = ["AsyncEngine", "EngineState", "LocalEngine"]
+
+EngineState = Literal["stopped", "starting", "ready", "restarting", "stopping", "failed"]
+
+
+class AsyncEngine(Protocol):
+    """What servers use: `LocalEngine` in this process, `ModelWorker` in a child process.
+
+    All calls belong to one event loop.
+    """
+
+    @property
+    def state(self) -> EngineState:
+        """Where the engine is in its life; requests are taken while it is `ready`."""
+        ...
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are taken now."""
+        ...
+
+    @property
+    def error(self) -> str | None:
+        """Why it is not ready, when something went wrong."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges after the last step."""
+        ...
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[OutputEvent, None]:
+        """Admit a request on the first `anext` and yield its events to the final one.
+
+        Closing the iterator cancels the request. A slow reader holds up nobody: its events
+        wait in memory, at most `max_tokens` of them.
+
+        Raises:
+            RequestError: the request can never be served as asked.
+            CapacityError: too many requests are open.
+            EngineError: the engine is not ready.
+        """
+        ...
+
+    async def start(self) -> None:
+        """Become ready.
+
+        Raises:
+            YearlingError: the model cannot be loaded; the error has its own type.
+        """
+        ...
+
+    async def stop(self, drain_seconds: float = 0.0) -> None:
+        """Take nothing new, let requests finish for so long, cancel the rest, and end."""
+        ...
+
+
+class LocalEngine:
+    """An engine stepping in a thread of this process; the caller keeps the executor.
+
+    Attributes:
+        state: Where it is in its life.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.state: EngineState = "stopped"
+        self._engine = engine
+        self._stats = engine.stats()
+        self._streams = StreamTable()
+        self._channel = _ThreadChannel(self._take)
+        self._thread: threading.Thread | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are taken now."""
+        return self.state == "ready"
+
+    @property
+    def error(self) -> str | None:
+        """Why the engine broke, or None."""
+        return self._engine.error
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges after the last step."""
+        return self._stats
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[OutputEvent, None]:
+        """Admit a request and yield its events; closing the iterator cancels it."""
+        if not self.is_ready:
+            raise EngineError(self.error or f"the engine is {self.state}: try again in a moment.")
+        events = self._streams.generate(request, self._engine.limits, self._channel.command)
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+
+    async def start(self) -> None:
+        """Start the thread."""
+        self._channel.loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+        self.state = "ready"
+
+    async def stop(self, drain_seconds: float = 0.0) -> None:
+        """Take nothing new, let requests finish for so long, cancel the rest, end the thread."""
+        if self._thread is None:
+            return
+        self.state = "stopping"
+        await self._streams.drain(drain_seconds)
+        self._channel.command(Stop())
+        await asyncio.to_thread(self._thread.join)
+        self._thread = None
+        self.state = "stopped"
+
+    def _run(self) -> None:
+        try:
+            run_engine(self._engine, self._channel)
+        except EOFError:
+            return
+
+    def _take(self, report: Report) -> None:
+        if isinstance(report, Refused):
+            self._streams.refuse(report.request_id, report.error.to_error())
+        elif isinstance(report, StepReport):
+            self._stats = report.stats
+            self._streams.deliver(report.events)
+            if self._engine.error is not None and self.state == "ready":
+                self.state = "failed"
+                self._streams.fail_all(self._engine.error)
+
+
+class _ThreadChannel:
+    """Commands through a queue, reports through the event loop's own."""
+
+    def __init__(self, take: Callable[[Report], None]) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._take = take
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+
+    def command(self, command: Command) -> None:
+        self._commands.put(command)
+
+    def receive(self, *, is_blocking: bool) -> Sequence[Command]:
+        commands = [self._commands.get()] if is_blocking else []
+        while not self._commands.empty():
+            commands.append(self._commands.get_nowait())
+        return commands
+
+    def send(self, report: Report) -> None:
+        assert self.loop is not None, "started before"
+        try:
+            self.loop.call_soon_threadsafe(self._take, report)
+        except RuntimeError as error:  # the loop is closed, so nobody is left to tell
+            raise EOFError from error

@@ -1,0 +1,297 @@
+"""The engine: schedule, execute, tell. Synchronous, and used from one thread at a time."""
+
+import logging
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+from pydantic import Field
+
+from yearling.core.config import Config
+from yearling.core.errors import EngineError, RequestError
+from yearling.serving.admission import AdmissionLimits
+from yearling.serving.cache import BlockTable, CacheGroup, FullGroup, root_key
+from yearling.serving.detokenizer import Detokenizer, Pieces, TokenText
+from yearling.serving.executor import Executor, SequenceOutput
+from yearling.serving.generation import Generation
+from yearling.serving.request import GenerationRequest, OutputEvent, SamplingParams
+from yearling.serving.scheduler import Chunk, Scheduler, StepLimits
+from yearling.serving.sequence import TokenSequence
+
+__all__ = ["Engine", "EngineConfig", "EngineStats", "EngineTokenizer"]
+
+_log = logging.getLogger(__name__)
+
+
+class EngineTokenizer(TokenText, Protocol):
+    """What an engine needs of a tokenizer."""
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Text to id of the control tokens."""
+        ...
+
+
+class EngineConfig(Config):
+    """How much an engine does at once."""
+
+    max_sequences: int = Field(default=128, ge=1, description="Requests running at once.")
+    max_step_tokens: int = Field(
+        default=512, ge=1, description="Tokens per step: more is faster in all, less is smoother."
+    )
+    max_waiting: int = Field(default=256, ge=0, description="Requests queued beyond those running.")
+    use_prefix_cache: bool = Field(default=True, description="Reuse what equal prompts computed.")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counters and gauges of an engine; counters run from its start.
+
+    Attributes:
+        num_running: Requests that hold cache blocks.
+        num_waiting: Requests queued.
+        num_blocks: Cache blocks in all.
+        num_free_blocks: Cache blocks in nobody's use.
+        cache_query_tokens: Prompt tokens looked for in the prefix cache.
+        cache_hit_tokens: Those found.
+        prompt_tokens: Tokens of admitted prompts.
+        generated_tokens: Tokens sampled.
+        num_preemptions: Sequences thrown out for want of blocks, to be recomputed.
+        num_steps: Steps run.
+        step_seconds: Time spent in steps.
+        executor_seconds: The part of it spent in the executor.
+    """
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_blocks: int = 0
+    num_free_blocks: int = 0
+    cache_query_tokens: int = 0
+    cache_hit_tokens: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    num_preemptions: int = 0
+    num_steps: int = 0
+    step_seconds: float = 0.0
+    executor_seconds: float = 0.0
+
+
+class Engine:
+    """Turns requests into events, many at a time.
+
+    Every admitted request gets exactly one event with a finish reason, whatever happens to it,
+    to its neighbours or to the executor.
+
+    Attributes:
+        limits: What `add` checks.
+        error: Why the engine is broken, or None while it works.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        tokenizer: EngineTokenizer | None,
+        *,
+        context: int,
+        eos_token_ids: Iterable[int],
+        config: EngineConfig | None = None,
+        vocabulary: int | None = None,
+    ) -> None:
+        """Build an engine over a loaded model.
+
+        Args:
+            executor: Runs the model; owned by the caller.
+            tokenizer: For text and stop strings; without one only token ids are told.
+            context: Tokens the model may see.
+            eos_token_ids: Ids that end every answer.
+            config: How much to do at once.
+            vocabulary: Refuse token ids from here on; None checks nothing.
+        """
+        config = config or EngineConfig()
+        max_step_tokens = min(config.max_step_tokens, executor.max_step_tokens)
+        max_sequences = min(config.max_sequences, max_step_tokens, executor.max_logit_rows)
+        self.limits = AdmissionLimits(
+            context=min(context, executor.num_blocks * executor.block_size),
+            max_requests=max_sequences + config.max_waiting,
+            vocabulary=vocabulary,
+        )
+        self.error: str | None = None
+        self._executor = executor
+        self._tokenizer = tokenizer
+        self._pieces = None if tokenizer is None else Pieces(tokenizer)
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._config = config
+        self._cache: CacheGroup = FullGroup(executor.num_blocks, executor.block_size)
+        self._scheduler = Scheduler(
+            self._cache, StepLimits(max_step_tokens, executor.max_logit_rows, max_sequences)
+        )
+        self._generations: dict[str, Generation] = {}
+        self._news: list[OutputEvent] = []
+        self._counts = _Counts()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to do or to tell."""
+        return bool(self._generations or self._news)
+
+    def add(self, request: GenerationRequest) -> None:
+        """Admit a request; its events come from `step`.
+
+        Raises:
+            RequestError: it can never be served as asked (`ContextLengthError` among them).
+            CapacityError: too many requests are open.
+            EngineError: the engine is broken.
+        """
+        if self.error is not None:
+            raise EngineError(self.error)
+        self.limits.check(request, len(self._generations))
+        if request.request_id in self._generations:
+            raise RequestError(f"request id {request.request_id!r} is already running.")
+        generation = self._new_generation(request)
+        self._counts.prompt_tokens += len(request.prompt)
+        if generation.has_nothing_to_score:
+            self._news.append(generation.end_of_scoring())
+            if request.is_prompt_only:
+                return
+        self._generations[request.request_id] = generation
+        self._scheduler.add(generation.sequence)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request and free its blocks at once; one that has ended already is left alone."""
+        generation = self._generations.get(request_id)
+        if generation is not None:
+            self._news.append(generation.end("cancelled"))
+            self._forget(generation)
+
+    def cancel_all(self) -> None:
+        """End every request."""
+        for request_id in list(self._generations):
+            self.cancel(request_id)
+
+    def step(self) -> list[OutputEvent]:
+        """Bring requests forward by one step of the executor and return the news.
+
+        When the executor raises, every open request ends with an error event and the engine is
+        broken: what its cache holds is no longer known.
+        """
+        events, self._news = self._news, []
+        try:
+            self._run_step(events)
+        except Exception as error:
+            _log.exception("the engine failed in a step")
+            self.error = f"the engine failed: {type(error).__name__}: {error}"
+            for generation in list(self._generations.values()):
+                events.append(generation.end("error", error=self.error))
+                self._forget(generation)
+        return events
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges of this moment."""
+        counts, scheduler = self._counts, self._scheduler
+        return EngineStats(
+            num_running=len(scheduler.running),
+            num_waiting=len(scheduler.waiting),
+            num_blocks=self._cache.num_blocks,
+            num_free_blocks=self._cache.num_free,
+            cache_query_tokens=scheduler.num_query_tokens,
+            cache_hit_tokens=scheduler.num_hit_tokens,
+            prompt_tokens=counts.prompt_tokens,
+            generated_tokens=counts.generated_tokens,
+            num_preemptions=scheduler.num_preemptions,
+            num_steps=counts.num_steps,
+            step_seconds=counts.step_seconds,
+            executor_seconds=counts.executor_seconds,
+        )
+
+    def _run_step(self, events: list[OutputEvent]) -> None:
+        started = perf_counter()
+        chunks = self._scheduler.schedule()
+        if not chunks:
+            return
+        generations = [self._generations[chunk.sequence.request_id] for chunk in chunks]
+        step = [
+            generation.step_input(chunk)
+            for generation, chunk in zip(generations, chunks, strict=True)
+        ]
+        called = perf_counter()
+        outputs = self._executor.execute(step)
+        returned = perf_counter()
+        for generation, chunk, output in zip(generations, chunks, outputs, strict=True):
+            self._take(generation, chunk, output, events)
+        self._counts.num_steps += 1
+        self._counts.executor_seconds += returned - called
+        self._counts.step_seconds += perf_counter() - started
+
+    def _take(
+        self,
+        generation: Generation,
+        chunk: Chunk,
+        output: SequenceOutput,
+        events: list[OutputEvent],
+    ) -> None:
+        if output.error is None:  # what a failed sequence computed must not be shared
+            self._scheduler.advance(chunk)
+        if output.sample is not None:
+            self._counts.generated_tokens += 1
+        event = generation.take(output)
+        if event is None:
+            return
+        events.append(event)
+        if event.finish_reason is not None:
+            self._forget(generation)
+
+    def _forget(self, generation: Generation) -> None:
+        self._scheduler.remove(generation.sequence)
+        del self._generations[generation.sequence.request_id]
+
+    def _new_generation(self, request: GenerationRequest) -> Generation:
+        sampling = request.sampling
+        stop_ids = self._eos_token_ids.union(sampling.stop_token_ids, self._stop_tokens(sampling))
+        return Generation(
+            sequence=self._new_sequence(request),
+            sampling=sampling,
+            seed=secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64,
+            max_new_tokens=self.limits.max_new_tokens(request),
+            stop_ids=stop_ids,
+            is_prompt_only=request.is_prompt_only,
+            detokenizer=None if self._pieces is None else Detokenizer(self._pieces, sampling.stop),
+        )
+
+    def _stop_tokens(self, sampling: SamplingParams) -> list[int]:
+        """Stop strings that are a control token: never shown, so they must end by their id."""
+        if self._tokenizer is None:
+            if sampling.stop:
+                raise RequestError(
+                    "stop strings need a tokenizer, and this model has none: use stop_token_ids.",
+                    parameter="stop",
+                )
+            return []
+        special_tokens = self._tokenizer.special_tokens
+        return [special_tokens[text] for text in sampling.stop if text in special_tokens]
+
+    def _new_sequence(self, request: GenerationRequest) -> TokenSequence:
+        root = root_key(
+            # Without a prefix cache every request is an account of its own.
+            salt=request.salt if self._config.use_prefix_cache else secrets.token_hex(),
+            adapter="",
+            weights_version=self._executor.weights_version,
+            kv_type=self._executor.kv_type,
+        )
+        return TokenSequence(
+            request_id=request.request_id,
+            tokens=list(request.prompt),
+            num_prompt=len(request.prompt),
+            table=BlockTable(root),
+            is_scoring=request.is_prompt_only or request.sampling.prompt_logprobs is not None,
+        )
+
+
+@dataclass(slots=True)
+class _Counts:
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    num_steps: int = 0
+    step_seconds: float = 0.0
+    executor_seconds: float = 0.0

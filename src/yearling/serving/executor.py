@@ -1,0 +1,112 @@
+"""The seam between the scheduler and whatever runs a model's step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = [
+    "Executor",
+    "SampleInput",
+    "SampleOutput",
+    "SequenceInput",
+    "SequenceOutput",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleInput:
+    """What choosing one token needs; the meaning of each field is `SamplingParams`'.
+
+    Attributes:
+        seed: Key of the counter-based generator, 64 bits.
+        output_index: Its counter: how many tokens this request has generated before.
+        history: Prompt and generated tokens, only when a penalty is set.
+        num_generated: Trailing entries of `history` that were generated.
+        logit_bias: (token id, bias) pairs.
+        num_logprobs: Alternatives to report; None reports no log-probability at all.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int
+    output_index: int
+    history: Sequence[int] = ()
+    num_generated: int = 0
+    logit_bias: Sequence[tuple[int, float]] = ()
+    num_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceInput:
+    """The part of a step that belongs to one sequence.
+
+    Attributes:
+        tokens: Ids computed in this step, at least one.
+        start: Position of the first of them; everything before is in the cache already.
+        block_table: Cache blocks of the sequence in order, covering start + len(tokens).
+        sample: How to choose the token after the last one; None chooses none.
+        score_targets: When not empty: for each of `tokens`, the id that really follows, or -1
+            for none; its log-probability is reported.
+        num_score_logprobs: Alternatives reported beside each scored target.
+    """
+
+    tokens: Sequence[int]
+    start: int
+    block_table: Sequence[int]
+    sample: SampleInput | None = None
+    score_targets: Sequence[int] = ()
+    num_score_logprobs: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SampleOutput:
+    """A chosen or scored token; `logprob` is NaN when none was asked for."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceOutput:
+    """What a step gave for one sequence.
+
+    Attributes:
+        sample: The chosen token, or None when none was asked for.
+        scores: One per entry of `score_targets`; None where the target was -1.
+        error: Set when this sequence alone failed (non-finite logits); the others are valid.
+    """
+
+    sample: SampleOutput | None = None
+    scores: tuple[SampleOutput | None, ...] = ()
+    error: str | None = None
+
+
+class Executor(Protocol):
+    """Runs steps of one loaded model over its own paged cache.
+
+    Attributes:
+        num_blocks: Cache blocks there are, numbered from 0.
+        block_size: Tokens per block.
+        max_step_tokens: Tokens one step may hold.
+        max_logit_rows: Rows per step whose logits are computed: one per `sample`, and
+            `len(tokens)` per sequence with `score_targets`.
+        kv_type: `float32` or `float16`; part of every block key.
+        weights_version: Changes whenever the weights do; part of every block key.
+    """
+
+    num_blocks: int
+    block_size: int
+    max_step_tokens: int
+    max_logit_rows: int
+    kv_type: str
+    weights_version: str
+
+    def execute(self, step: Sequence[SequenceInput]) -> list[SequenceOutput]:
+        """Run one step; afterwards the keys and values of all its tokens are in the cache."""
+        ...

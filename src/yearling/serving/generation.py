@@ -1,0 +1,158 @@
+"""One admitted request: what a step asks for it, and what becomes of the step's output."""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
+
+from yearling.serving.detokenizer import Detokenizer
+from yearling.serving.executor import SampleInput, SampleOutput, SequenceInput, SequenceOutput
+from yearling.serving.request import (
+    FinishReason,
+    OutputEvent,
+    PromptScore,
+    SamplingParams,
+    TokenLogprob,
+    Usage,
+)
+from yearling.serving.scheduler import Chunk
+from yearling.serving.sequence import TokenSequence
+
+__all__ = ["Generation"]
+
+
+@dataclass(eq=False, slots=True)
+class Generation:
+    """State of a request between its admission and its final event.
+
+    Attributes:
+        sequence: What the scheduler sees of it.
+        sampling: How to choose tokens.
+        seed: Key of its random numbers, 64 bits.
+        max_new_tokens: Length of the answer at most.
+        stop_ids: Token ids that end the answer.
+        is_prompt_only: Whether to end once the prompt is scored.
+        detokenizer: Text of the answer, or None without a tokenizer.
+    """
+
+    sequence: TokenSequence
+    sampling: SamplingParams
+    seed: int
+    max_new_tokens: int
+    stop_ids: Container[int]
+    is_prompt_only: bool
+    detokenizer: Detokenizer | None
+    _scores: list[TokenLogprob | None] = field(default_factory=lambda: [None])
+    _bias: tuple[tuple[int, float], ...] = ()
+    _has_penalty: bool = False
+
+    def __post_init__(self) -> None:
+        sampling = self.sampling
+        self._bias = tuple(sampling.logit_bias.items())
+        self._has_penalty = (
+            sampling.repetition_penalty != 1.0
+            or sampling.presence_penalty != 0.0
+            or sampling.frequency_penalty != 0.0
+        )
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens taken so far."""
+        sequence = self.sequence
+        return Usage(sequence.num_prompt, sequence.num_generated, sequence.num_cached or 0)
+
+    @property
+    def has_nothing_to_score(self) -> bool:
+        """Whether scoring was asked for and needs no step: nothing predicts the first token."""
+        if self.is_prompt_only and self.sampling.prompt_logprobs is None:
+            return True
+        return self.sequence.is_scoring and self.sequence.num_remaining == 0
+
+    def step_input(self, chunk: Chunk) -> SequenceInput:
+        """What the executor is given for a chunk."""
+        sequence = self.sequence
+        tokens, blocks = sequence.tokens, sequence.table.blocks
+        start = sequence.num_computed
+        end = start + chunk.num_tokens
+        if not sequence.is_scoring:
+            sample = self._sample_input() if chunk.is_sampling else None
+            return SequenceInput(tokens[start:end], start, blocks, sample)
+        if start == 0:
+            self._scores = [None]  # scoring starts over after preemption
+        targets = tokens[start + 1 : end + 1]
+        num_alternatives = self.sampling.prompt_logprobs or 0
+        return SequenceInput(tokens[start:end], start, blocks, None, targets, num_alternatives)
+
+    def take(self, output: SequenceOutput) -> OutputEvent | None:
+        """Use a step's output, after the scheduler advanced; None when there is no news."""
+        if output.error is not None:
+            return self.end("error", error=output.error)
+        if self.sequence.is_scoring:
+            return self._take_scores(output.scores)
+        if output.sample is None:
+            return None
+        return self._take_token(output.sample)
+
+    def end(self, reason: FinishReason, error: str | None = None) -> OutputEvent:
+        """The final event when something from outside ends the request."""
+        text = "" if self.detokenizer is None else self.detokenizer.finish()
+        return OutputEvent(
+            self.sequence.request_id, text, finish_reason=reason, usage=self.usage, error=error
+        )
+
+    def end_of_scoring(self) -> OutputEvent:
+        """The event that carries the prompt's scores; final when nothing else was asked."""
+        self.sequence.is_scoring = False
+        score = None if self.sampling.prompt_logprobs is None else PromptScore(tuple(self._scores))
+        return OutputEvent(
+            self.sequence.request_id,
+            prompt_score=score,
+            finish_reason="length" if self.is_prompt_only else None,
+            usage=self.usage if self.is_prompt_only else None,
+        )
+
+    def _take_scores(self, scores: Sequence[SampleOutput | None]) -> OutputEvent | None:
+        for score in scores:
+            assert score is not None, "every scored row has a target"
+            self._scores.append(TokenLogprob(score.token, score.logprob, score.top))
+        return self.end_of_scoring() if self.sequence.num_remaining == 0 else None
+
+    def _take_token(self, sample: SampleOutput) -> OutputEvent:
+        token, sequence = sample.token, self.sequence
+        sequence.tokens.append(token)
+        text = "" if self.detokenizer is None else self.detokenizer.push(token)
+        reason = self._finish_reason(token)
+        if reason is not None and self.detokenizer is not None:
+            text += self.detokenizer.finish()
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if self.sampling.logprobs is not None:
+            logprobs = (TokenLogprob(token, sample.logprob, sample.top),)
+        usage = self.usage if reason is not None else None
+        return OutputEvent(
+            sequence.request_id, text, (token,), logprobs, finish_reason=reason, usage=usage
+        )
+
+    def _finish_reason(self, token: int) -> FinishReason | None:
+        if token in self.stop_ids:
+            return "stop"
+        if self.detokenizer is not None and self.detokenizer.is_stopped:
+            return "stop"
+        if self.sequence.num_generated >= self.max_new_tokens:
+            return "length"
+        return None
+
+    def _sample_input(self) -> SampleInput:
+        sampling, sequence = self.sampling, self.sequence
+        return SampleInput(
+            sampling.temperature,
+            sampling.top_k,
+            sampling.top_p,
+            sampling.min_p,
+            sampling.repetition_penalty,
+            sampling.presence_penalty,
+            sampling.frequency_penalty,
+            self.seed,
+            sequence.num_generated,
+            sequence.tokens if self._has_penalty else (),
+            sequence.num_generated if self._has_penalty else 0,
+            self._bias,
+            sampling.logprobs,
+        )

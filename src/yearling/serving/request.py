@@ -1,0 +1,156 @@
+"""What a caller asks of an engine, and what it is told back."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+__all__ = [
+    "FinishReason",
+    "GenerationRequest",
+    "OutputEvent",
+    "PromptScore",
+    "SamplingParams",
+    "TokenLogprob",
+    "Usage",
+]
+
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+_StopString = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class SamplingParams(BaseModel):
+    """How to choose tokens, and when to stop.
+
+    The order is fixed: penalties and bias on the logits, temperature, top-k, top-p, min-p,
+    then one draw by a counter-based generator keyed by (seed, output index), so that a
+    request's tokens never depend on its neighbours.
+
+    >>> SamplingParams(temperature=0, max_tokens=16).is_greedy
+    True
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="New tokens at most; None fills the context window."
+    )
+    temperature: float = Field(default=1.0, ge=0.0, le=10.0, description="0 is greedy.")
+    top_k: int = Field(default=0, ge=0, description="Keep the k likeliest tokens; 0 keeps all.")
+    top_p: float = Field(
+        default=1.0, gt=0.0, le=1.0, description="Keep the likeliest tokens up to this mass."
+    )
+    min_p: float = Field(
+        default=0.0, ge=0.0, le=1.0, description="Drop tokens below this share of the likeliest."
+    )
+    repetition_penalty: float = Field(
+        default=1.0, gt=0.0, le=10.0, description="Divides positive logits of tokens seen."
+    )
+    presence_penalty: float = Field(
+        default=0.0, ge=-2.0, le=2.0, description="Subtracted once from tokens generated."
+    )
+    frequency_penalty: float = Field(
+        default=0.0, ge=-2.0, le=2.0, description="Subtracted per occurrence generated."
+    )
+    logit_bias: Mapping[int, float] = Field(
+        default_factory=dict, max_length=1024, description="Added to the logits of token ids."
+    )
+    seed: int | None = Field(
+        default=None, ge=-(2**63), lt=2**63, description="None draws a fresh one per request."
+    )
+    stop: tuple[_StopString, ...] = Field(
+        default=(), max_length=16, description="Strings that end the answer; not part of it."
+    )
+    stop_token_ids: tuple[int, ...] = Field(
+        default=(), max_length=64, description="Ids that end the answer, beside the model's own."
+    )
+    logprobs: int | None = Field(
+        default=None, ge=0, le=20, description="Alternatives reported per token; None reports none."
+    )
+    prompt_logprobs: int | None = Field(
+        default=None, ge=0, le=20, description="The same for the tokens of the prompt."
+    )
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop_is_a_list(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A tokenised prompt with its sampling parameters, ready for an engine.
+
+    Attributes:
+        request_id: Unique among running requests.
+        prompt: Token ids, at least one.
+        sampling: How to choose tokens; `seed` and `max_tokens` may still be None.
+        salt: Keeps one account's cached blocks from serving another's.
+        is_prompt_only: Score the prompt and generate nothing (`max_tokens=0` over HTTP).
+    """
+
+    request_id: str
+    prompt: Sequence[int]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    salt: str = ""
+    is_prompt_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Log-probability of one token, in nats, and of the likeliest alternatives.
+
+    Log-probabilities are of the model's own distribution, before temperature and filters.
+    """
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptScore:
+    """Log-probabilities of the prompt's tokens; the first token has none."""
+
+    tokens: tuple[TokenLogprob | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens a request took; `cached_tokens` of the prompt came from the prefix cache."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OutputEvent:
+    """News about one request; exactly one event per admitted request has a finish reason.
+
+    Attributes:
+        request_id: The request this is about.
+        text: Text that became certain: never broken UTF-8, never part of a stop string.
+        tokens: New token ids since the last event.
+        logprobs: One per new token when asked for.
+        prompt_score: Once, when prompt log-probabilities were asked for.
+        finish_reason: Set on the final event only.
+        usage: Set on the final event only.
+        error: What went wrong, when the finish reason is `error`.
+    """
+
+    request_id: str
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_score: PromptScore | None = None
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+    error: str | None = None

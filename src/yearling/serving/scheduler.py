@@ -1,0 +1,173 @@
+"""Which sequences go forward in a step, and by how many tokens.
+
+One token budget per step and no phases: every sequence has known and computed tokens, and a
+step spends the budget on bringing sequences forward. Continuous batching, chunked prompts and
+recomputation after preemption are all that one sentence. Plain Python, no I/O.
+
+Why it cannot livelock: sequences are served in order of arrival, and only the youngest is ever
+preempted, so the oldest always advances; alone it always fits, because admission refuses what
+never could. A preempted sequence returns only when there is room for one token more than it
+had, so it is not thrown out again on the spot.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from yearling.serving.cache import CacheGroup
+from yearling.serving.sequence import TokenSequence
+
+__all__ = ["Chunk", "Scheduler", "StepLimits"]
+
+
+class Chunk(NamedTuple):
+    """The next `num_tokens` of a sequence; `is_sampling` when they reach its last known token."""
+
+    sequence: TokenSequence
+    num_tokens: int
+    is_sampling: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """What one step may hold.
+
+    Attributes:
+        max_step_tokens: Tokens computed.
+        max_logit_rows: Rows of logits: one per sampled token, one per scored token.
+        max_sequences: Sequences running at once; at most either of the others, so that every
+            running sequence can take a token in every step.
+    """
+
+    max_step_tokens: int
+    max_logit_rows: int
+    max_sequences: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_sequences <= min(self.max_step_tokens, self.max_logit_rows):
+            raise ValueError(
+                f"max_sequences={self.max_sequences} must lie between 1 and the smaller of "
+                f"max_step_tokens={self.max_step_tokens} and max_logit_rows={self.max_logit_rows}."
+            )
+
+
+class Scheduler:
+    """Waiting and running sequences, both in order of arrival.
+
+    Attributes:
+        waiting: Not admitted yet, or preempted; the next one first.
+        running: Hold cache blocks; the youngest last.
+        num_preemptions: Preemptions since the start.
+        num_query_tokens: Prompt tokens looked for in the cache, once per sequence.
+        num_hit_tokens: Those found.
+    """
+
+    def __init__(self, cache: CacheGroup, limits: StepLimits) -> None:
+        self.waiting: deque[TokenSequence] = deque()
+        self.running: list[TokenSequence] = []
+        self.num_preemptions = 0
+        self.num_query_tokens = 0
+        self.num_hit_tokens = 0
+        self._cache = cache
+        self._limits = limits
+        self._tokens_left = 0
+        self._rows_left = 0
+
+    def add(self, sequence: TokenSequence) -> None:
+        """Queue a sequence; alone it must fit the cache."""
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: TokenSequence) -> None:
+        """Forget a sequence, finished or not, and free its blocks at once."""
+        if sequence.table.blocks:
+            self.running.remove(sequence)
+            self._cache.release(sequence.table)
+        else:
+            self.waiting.remove(sequence)
+
+    def schedule(self) -> list[Chunk]:
+        """Choose the chunks of the next step; blocks for all their tokens are taken.
+
+        Sequences that only need their next token come first, so that a long prompt never
+        holds them up; then prompts under way; then the queue.
+        """
+        self._tokens_left = self._limits.max_step_tokens
+        self._rows_left = self._limits.max_logit_rows
+        chunks: list[Chunk] = []
+        num_preemptions = self.num_preemptions
+        self._continue_answers(chunks)
+        for sequence in self.running:
+            if sequence.is_scoring or sequence.num_remaining > 1:
+                self._take_chunk(sequence, chunks)
+        if self.num_preemptions == num_preemptions:
+            self._admit(chunks)
+        return chunks
+
+    def advance(self, chunk: Chunk) -> None:
+        """Note that a chunk was computed: its full blocks become shareable."""
+        sequence = chunk.sequence
+        sequence.num_computed += chunk.num_tokens
+        self._cache.publish(sequence.table, sequence.tokens, sequence.num_computed)
+
+    def _continue_answers(self, chunks: list[Chunk]) -> None:
+        index = 0
+        while index < len(self.running):  # preemption shortens the list from its end
+            sequence = self.running[index]
+            if not sequence.is_scoring and sequence.num_remaining == 1:
+                if not self._make_room(sequence):
+                    break
+                self._tokens_left -= 1
+                self._rows_left -= 1
+                chunks.append(Chunk(sequence, 1, is_sampling=True))
+            index += 1
+
+    def _make_room(self, sequence: TokenSequence) -> bool:
+        """Find a block for the next token; False when the sequence itself had to go."""
+        while not self._cache.grow(sequence.table, len(sequence.tokens)):
+            victim = self.running.pop()
+            self._cache.release(victim.table)
+            victim.num_computed = 0
+            self.waiting.appendleft(victim)
+            self.num_preemptions += 1
+            if victim is sequence:
+                return False
+        return True
+
+    def _take_chunk(self, sequence: TokenSequence, chunks: list[Chunk]) -> None:
+        num_remaining = sequence.num_remaining
+        num_tokens = min(num_remaining, self._tokens_left)
+        if sequence.is_scoring:
+            num_tokens = min(num_tokens, self._rows_left)
+        is_sampling = num_tokens == num_remaining and not sequence.is_scoring
+        if is_sampling and self._rows_left == 0:
+            num_tokens, is_sampling = num_tokens - 1, False
+        if num_tokens < 1:
+            return
+        self._tokens_left -= num_tokens
+        self._rows_left -= num_tokens if sequence.is_scoring else is_sampling
+        chunks.append(Chunk(sequence, num_tokens, is_sampling))
+
+    def _admit(self, chunks: list[Chunk]) -> None:
+        while (
+            self.waiting
+            and self._tokens_left > 0
+            and len(self.running) < self._limits.max_sequences
+        ):
+            sequence = self.waiting[0]
+            num_found = self._cache.reserve(
+                sequence.table,
+                sequence.tokens,
+                # One more than known: room for the first sampled token, and what keeps a
+                # preempted sequence out until somebody else has given something back.
+                len(sequence.tokens) + (not sequence.is_scoring),
+                is_reusing=not sequence.is_scoring,
+            )
+            if num_found is None:
+                return
+            sequence.num_computed = num_found
+            if sequence.num_cached is None:
+                sequence.num_cached = num_found
+                self.num_query_tokens += sequence.num_prompt
+                self.num_hit_tokens += num_found
+            self.running.append(self.waiting.popleft())
+            self._take_chunk(sequence, chunks)

@@ -1,0 +1,1 @@
+"""Schemas of the outside world, turned into internal types and back; pure functions only."""

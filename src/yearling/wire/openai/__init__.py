@@ -1,0 +1,1 @@
+"""OpenAI's HTTP schemas: chat completions, completions, models, errors, stream chunks."""

@@ -1,0 +1,197 @@
+"""Text completions: prompts as text or token ids, echo, scoring, and the legacy log-probabilities.
+
+Source: https://platform.openai.com/docs/api-reference/completions. `max_tokens=0` with `echo`
+scores the prompt and generates nothing; evaluation harnesses depend on it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from yearling.core.errors import RequestError, UnsupportedError
+from yearling.serving.request import FinishReason, SamplingParams, Usage
+from yearling.wire.limits import RequestLimits
+from yearling.wire.openai.fields import REFUSED_COMPLETION_FIELDS, read_fields
+from yearling.wire.openai.generation import (
+    AnswerHead,
+    GenerationBody,
+    check_choices,
+    finish_name,
+    sampling_params,
+    usage_object,
+)
+
+__all__ = [
+    "CompletionAnswer",
+    "CompletionBody",
+    "CompletionRequest",
+    "completion",
+    "completion_chunk",
+    "completion_usage_chunk",
+    "parse_completion_request",
+]
+
+_KIND = "text_completion"
+_DEFAULT_MAX_TOKENS = 16
+
+
+class CompletionBody(GenerationBody):
+    """The fields of a completion request that are honoured."""
+
+    prompt: Any = Field(description="Text, token ids, or a list of either.")
+    best_of: int | None = Field(default=None, description="Only n itself is supported.")
+    echo: bool | None = Field(default=None, description="Put the prompt before the answer.")
+    logprobs: int | None = Field(
+        default=None, ge=0, le=20, description="Alternatives reported per token."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """A completion request in internal terms.
+
+    Attributes:
+        prompts: Each a text or a list of token ids.
+        num_choices: Independent answers to each prompt.
+        is_echoed: The prompt comes before the answer, with its log-probabilities.
+        is_prompt_only: Nothing is generated.
+        user: Whom the caller acts for, for the log.
+    """
+
+    model: str
+    prompts: tuple[str | tuple[int, ...], ...]
+    sampling: SamplingParams
+    num_choices: int
+    is_echoed: bool
+    is_prompt_only: bool
+    is_streamed: bool
+    has_usage_chunk: bool
+    user: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionAnswer:
+    """One finished choice; `logprobs` is the ready wire object or None."""
+
+    text: str
+    finish_reason: FinishReason
+    logprobs: Mapping[str, Any] | None = None
+
+
+def parse_completion_request(body: Mapping[str, Any], limits: RequestLimits) -> CompletionRequest:
+    """Check a request body and put it in internal terms.
+
+    Raises:
+        RequestError: a field is wrong, unknown or not supported; `parameter` names it.
+    """
+    fields = read_fields(CompletionBody, body, REFUSED_COMPLETION_FIELDS)
+    num_choices = check_choices(fields, limits)
+    if fields.best_of not in (None, num_choices):
+        raise UnsupportedError(
+            f"best_of is {fields.best_of}, but n is {num_choices}: choosing among more answers "
+            "than are returned is not supported. Leave it out.",
+            parameter="best_of",
+        )
+    is_echoed = bool(fields.echo)
+    is_prompt_only = fields.max_tokens == 0
+    if is_prompt_only and not is_echoed:
+        raise RequestError(
+            "max_tokens is 0, which asks for nothing without echo=true.", parameter="max_tokens"
+        )
+    return CompletionRequest(
+        model=fields.model,
+        prompts=_prompts(fields.prompt, limits),
+        sampling=_sampling(fields, limits, is_echoed=is_echoed, is_prompt_only=is_prompt_only),
+        num_choices=num_choices,
+        is_echoed=is_echoed,
+        is_prompt_only=is_prompt_only,
+        is_streamed=bool(fields.stream),
+        has_usage_chunk=bool(fields.stream_options and fields.stream_options.include_usage),
+        user=fields.user,
+    )
+
+
+def _sampling(
+    fields: CompletionBody, limits: RequestLimits, *, is_echoed: bool, is_prompt_only: bool
+) -> SamplingParams:
+    longest = _DEFAULT_MAX_TOKENS if fields.max_tokens is None else fields.max_tokens
+    return sampling_params(
+        fields,
+        limits,
+        max_tokens=None if is_prompt_only else longest,
+        logprobs=fields.logprobs,
+        prompt_logprobs=fields.logprobs if is_echoed else None,
+    )
+
+
+def _prompts(raw: object, limits: RequestLimits) -> tuple[str | tuple[int, ...], ...]:
+    """Sort out the four forms: text, texts, token ids, lists of token ids."""
+    if isinstance(raw, str):
+        return (raw,)
+    if not isinstance(raw, list) or not raw:
+        raise RequestError(
+            "prompt must be a text, a list of token ids, or a list of either, not empty.",
+            parameter="prompt",
+        )
+    if isinstance(raw[0], int):
+        return (_token_ids(raw, "prompt"),)
+    if len(raw) > limits.prompts:
+        raise RequestError(
+            f"prompt holds {len(raw)} prompts; {limits.prompts} is the limit.", parameter="prompt"
+        )
+    return tuple(
+        prompt if isinstance(prompt, str) else _token_ids(prompt, f"prompt[{index}]")
+        for index, prompt in enumerate(raw)
+    )
+
+
+def _token_ids(raw: object, where: str) -> tuple[int, ...]:
+    if not isinstance(raw, list) or not raw:
+        raise RequestError(f"{where} must be a text or a list of token ids.", parameter=where)
+    for index, token in enumerate(raw):
+        if type(token) is not int or token < 0:
+            raise RequestError(
+                f"{where}[{index}] must be a token id, a whole number from 0.",
+                parameter=f"{where}[{index}]",
+            )
+    return tuple(raw)
+
+
+def completion(
+    head: AnswerHead, answers: Sequence[CompletionAnswer], usage: Usage
+) -> dict[str, Any]:
+    """The body of an answer that is not streamed."""
+    choices = [
+        _choice(index, answer.text, answer.logprobs, answer.finish_reason)
+        for index, answer in enumerate(answers)
+    ]
+    return head.body(_KIND, choices) | {"usage": usage_object(usage)}
+
+
+def completion_chunk(
+    head: AnswerHead,
+    index: int,
+    text: str,
+    logprobs: Mapping[str, Any] | None = None,
+    reason: FinishReason | None = None,
+) -> dict[str, Any]:
+    """A piece of one choice; the last piece of each says why the answer ended."""
+    return head.chunk(_KIND, [_choice(index, text, logprobs, reason)])
+
+
+def completion_usage_chunk(head: AnswerHead, usage: Usage) -> dict[str, Any]:
+    """The chunk after all choices, sent when `stream_options.include_usage` asked for it."""
+    return head.chunk(_KIND, [], usage)
+
+
+def _choice(
+    index: int, text: str, logprobs: Mapping[str, Any] | None, reason: FinishReason | None
+) -> dict[str, Any]:
+    return {
+        "index": index,
+        "text": text,
+        "logprobs": logprobs,
+        "finish_reason": None if reason is None else finish_name(reason),
+    }

@@ -1,0 +1,127 @@
+"""Which fields of OpenAI's requests are refused by name, and reading the others strictly."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from yearling.core.errors import RequestError, UnsupportedError
+
+__all__ = [
+    "REFUSED_CHAT_FIELDS",
+    "REFUSED_COMPLETION_FIELDS",
+    "RefusedField",
+    "read_fields",
+    "validated",
+]
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedField:
+    """A field this server does not act on.
+
+    Attributes:
+        reason: What is missing, as the end of the error message.
+        harmless: Values that ask for nothing, accepted beside null.
+    """
+
+    reason: str
+    harmless: tuple[object, ...] = ()
+
+
+_NO_TOOLS = "tool calls are not part of this version"
+_NO_STORE = "the server keeps no completions"
+
+REFUSED_CHAT_FIELDS: Mapping[str, RefusedField] = {
+    "audio": RefusedField("no model here speaks"),
+    "chat_template_kwargs": RefusedField("templates take no arguments in this version", ({},)),
+    "function_call": RefusedField(_NO_TOOLS, ("none", "auto")),
+    "functions": RefusedField(_NO_TOOLS, ([],)),
+    "metadata": RefusedField(_NO_STORE, ({},)),
+    "modalities": RefusedField("models here write text only", (["text"],)),
+    "moderation": RefusedField("there is no moderation model"),
+    "parallel_tool_calls": RefusedField(_NO_TOOLS, (True, False)),
+    "prediction": RefusedField("predicted outputs are not part of this version"),
+    "prompt_cache_options": RefusedField(
+        "prefixes are always cached, implicitly", ({}, {"mode": "implicit"})
+    ),
+    "prompt_cache_retention": RefusedField("cached prefixes live in memory only", ("in_memory",)),
+    "reasoning_effort": RefusedField("no model here reasons before it answers", ("none",)),
+    "response_format": RefusedField(
+        "guided output is not part of this version", ({"type": "text"},)
+    ),
+    "service_tier": RefusedField("there is one tier", ("auto", "default")),
+    "store": RefusedField(_NO_STORE, (False,)),
+    "tool_choice": RefusedField(_NO_TOOLS, ("none", "auto")),
+    "tools": RefusedField(_NO_TOOLS, ([],)),
+    "verbosity": RefusedField("models here have no such dial", ("medium",)),
+    "web_search_options": RefusedField("the server does not search the web"),
+}
+
+REFUSED_COMPLETION_FIELDS: Mapping[str, RefusedField] = {
+    "suffix": RefusedField("filling in the middle is not part of this version", ("",)),
+}
+
+
+def read_fields(
+    model: type[_Model], body: Mapping[str, Any], refused: Mapping[str, RefusedField]
+) -> _Model:
+    """Read a body into a model of the fields that are honoured; null means unset.
+
+    Raises:
+        UnsupportedError: a refused field asks for something.
+        RequestError: a field is unknown, missing or of the wrong type.
+    """
+    for name, field in refused.items():
+        value = body.get(name)
+        if value is not None and not any(_is_same(value, other) for other in field.harmless):
+            raise UnsupportedError(
+                f"{name} is not supported: {field.reason}. Leave it out.", parameter=name
+            )
+    honoured = {
+        name: value for name, value in body.items() if value is not None and name not in refused
+    }
+    return validated(model, honoured)
+
+
+def validated(model: type[_Model], fields: Mapping[str, Any]) -> _Model:
+    """Validate, turning pydantic's error into ours with the field's path.
+
+    Raises:
+        RequestError: a field is unknown, missing, of the wrong type or out of range.
+    """
+    try:
+        return model.model_validate(fields)
+    except ValidationError as error:
+        raise _request_error(error.errors(include_url=False)[0]) from None
+
+
+def _request_error(detail: ErrorDetails) -> RequestError:
+    path = "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]
+    ).removeprefix(".")[:128]
+    if detail["type"] == "extra_forbidden":
+        return UnsupportedError(
+            f"{path} is not a field of this request; check its spelling, or leave it out.",
+            parameter=path,
+        )
+    if detail["type"] == "missing":
+        return RequestError(f"{path} is required.", parameter=path)
+    reason = detail["msg"][0].lower() + detail["msg"][1:]
+    return RequestError(f"{path} is {_shown(detail['input'])}: {reason}.", parameter=path)
+
+
+def _shown(value: object) -> str:
+    """A value for an error message: short, and without walking anything large."""
+    if isinstance(value, list | dict | tuple):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)} entries"
+    text = repr(value[:40]) if isinstance(value, str) else repr(value)
+    return text[:60]
+
+
+def _is_same(left: object, right: object) -> bool:
+    return type(left) is type(right) and left == right

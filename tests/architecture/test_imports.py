@@ -1,0 +1,90 @@
+"""Layers hold, and every module imports with nothing but the minimal install."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import distribution, packages_distributions
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+from packaging.requirements import Requirement
+
+from tests.architecture.source import REPOSITORY, modules
+
+_IMPORT_ALL = """
+import sys
+from importlib import import_module
+
+forbidden = set(sys.argv[1].split(","))
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in forbidden:
+            raise ModuleNotFoundError(f"{name} is not part of the minimal install", name=name)
+
+sys.meta_path.insert(0, Refuse())
+for name in sys.argv[2].split(","):
+    import_module(name)
+print(",".join(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+def minimal_distributions() -> set[str]:
+    """Names of what `pip install yearling` installs beside ourselves."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    waiting = [Requirement(line) for line in project["dependencies"]]
+    found: set[str] = set()
+    while waiting:
+        requirement = waiting.pop()
+        name = plain_name(requirement.name)
+        if name in found or not applies(requirement):
+            continue
+        found.add(name)
+        waiting += [Requirement(line) for line in distribution(name).requires or ()]
+    return found
+
+
+def applies(requirement: Requirement) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+
+
+def plain_name(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def import_all(forbidden: set[str]) -> subprocess.CompletedProcess[str]:
+    names = ",".join(module.name for module in modules() if not module.name.endswith("__main__"))
+    return subprocess.run(
+        [sys.executable, "-c", _IMPORT_ALL, ",".join(sorted(forbidden)), names],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY / "src",
+        timeout=60,
+    )
+
+
+def test_layers_hold_over_every_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert lint_imports(no_cache=True) == EXIT_STATUS_SUCCESS
+
+
+def test_every_module_imports_under_the_minimal_install() -> None:
+    minimal = minimal_distributions() | {"yearling"}
+    outside = {
+        package
+        for package, owners in packages_distributions().items()
+        if not minimal & {plain_name(owner) for owner in owners}
+    }
+    assert {"torch", "transformers", "pytest"} <= outside
+    result = import_all(outside)
+    assert result.returncode == 0, result.stderr
+    loaded = set(result.stdout.strip().split(","))
+    assert "yearling" in loaded
+    assert not loaded & {"torch", "onnxruntime", "transformers"}
+
+
+def test_the_check_for_the_minimal_install_can_fail() -> None:
+    result = import_all({"pydantic"})
+    assert result.returncode != 0
+    assert "pydantic is not part of the minimal install" in result.stderr

@@ -1,0 +1,42 @@
+"""Fixtures that every test may ask for; nothing heavy is imported at collection."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Read once, before any test changes the environment: the store of the person who runs the tests.
+_USER_HOME = os.environ.get("YEARLING_HOME")
+_FOREIGN_PREFIXES = ("YEARLING_", "OPENAI_")
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the user's settings, so that a test passes or fails for everybody."""
+    for name in list(os.environ):
+        if name.startswith(_FOREIGN_PREFIXES) and name != "YEARLING_HOME":
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture
+def tmp_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty YEARLING_HOME of this test's own."""
+    home = tmp_path / "yearling-home"
+    home.mkdir()
+    monkeypatch.setenv("YEARLING_HOME", str(home))
+    return home
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """The embedded model's GGUF file in the user's own store; pulled when it is not there yet."""
+    from yearling.models.store import pull
+
+    with pytest.MonkeyPatch.context() as patch:
+        if _USER_HOME is None:
+            patch.delenv("YEARLING_HOME", raising=False)
+        else:
+            patch.setenv("YEARLING_HOME", _USER_HOME)
+        return pull("smollm2")

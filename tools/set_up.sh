@@ -1,0 +1,106 @@
+#!/bin/sh
+# Sets up what a make target needs: set_up.sh minimal | dev | peers | chromium | wheel.
+# Quiet unless it fails; the whole output is in build/STEP.log.
+set -eu
+cd "$(dirname "$0")/.."
+
+PYTHON=${PYTHON:-python3}
+PIP=".venv/bin/python -m pip --disable-pip-version-check --no-input"
+# Both names: pip of 2025 on constrains build environments by a variable of their own.
+export PIP_CONSTRAINT="constraints.txt" PIP_BUILD_CONSTRAINT="constraints.txt"
+APT_LINE="sudo apt-get install -y g++ python3-dev python3-venv make"
+
+say() { printf '%s\n' "$*" >&2; }
+
+fail() {
+    say "$1"
+    shift
+    for line in "$@"; do say "  $line"; done
+    exit 1
+}
+
+# quietly STEP TEXT COMMAND…: says TEXT, runs COMMAND, shows its output only when it fails.
+quietly() {
+    step=$1
+    say "$2"
+    shift 2
+    mkdir -p build
+    if ! "$@" >"build/$step.log" 2>&1; then
+        tail -n 40 "build/$step.log" >&2
+        fail "This step failed; the whole output is in build/$step.log."
+    fi
+}
+
+check_machine() {
+    command -v "$PYTHON" >/dev/null || fail "$PYTHON was not found. Install it:" "$APT_LINE"
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail \
+        "$("$PYTHON" --version) is too old: Yearling needs Python 3.11 or newer." \
+        "Name a newer one: make PYTHON=python3.12 …"
+    missing=""
+    "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing venv"
+    "$PYTHON" -c 'import pathlib, sys, sysconfig
+sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").is_file())' ||
+        missing="$missing Python.h"
+    ${CXX:-g++} --version >/dev/null 2>&1 || missing="$missing g++"
+    [ -z "$missing" ] || fail "This machine lacks:$missing. Install with:" "$APT_LINE"
+}
+
+make_environment() {
+    # An environment that was copied or moved points to another folder: make it anew.
+    if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
+        rm -rf .venv
+        quietly venv "Making .venv …" "$PYTHON" -m venv .venv
+    fi
+}
+
+minimal() {
+    check_machine
+    make_environment
+    quietly install "Installing Yearling and compiling its core; about a minute …" \
+        $PIP install --quiet --editable .
+}
+
+dev() {
+    mkdir -p build
+    .venv/bin/python - >build/dev-requirements.txt <<'PYTHON_CODE'
+import pathlib
+import tomllib
+
+project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
+print("\n".join(project["optional-dependencies"]["dev"]))
+PYTHON_CODE
+    quietly install-dev "Installing what the tests need; a minute or two …" \
+        $PIP install --quiet --requirement build/dev-requirements.txt
+}
+
+peers() {
+    check_machine
+    [ -x .venv-bench/bin/python ] ||
+        quietly venv-bench "Making .venv-bench …" "$PYTHON" -m venv .venv-bench
+    quietly install-peers "Installing the engines to compare with; a few minutes …" \
+        env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT \
+        .venv-bench/bin/python -m pip --disable-pip-version-check install --quiet \
+        --requirement benchmarks/serving/requirements.txt
+}
+
+chromium() {
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null ||
+        command -v google-chrome >/dev/null && return
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        quietly chromium "Installing Chromium for the tests of the page …" sh -c \
+            'apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y chromium'
+    else
+        fail "The tests of the page need Chromium. Install with:" \
+            "sudo apt-get install -y chromium"
+    fi
+}
+
+wheel() {
+    quietly wheel "Building the wheel …" $PIP wheel --quiet --no-deps --wheel-dir dist .
+    say "Made $(ls -t dist/yearling-*.whl | head -n 1)."
+}
+
+case "${1:-}" in
+minimal | dev | peers | chromium | wheel) "$1" ;;
+*) fail "usage: tools/set_up.sh minimal | dev | peers | chromium | wheel" ;;
+esac
