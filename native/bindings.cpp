@@ -253,15 +253,15 @@ nb::object score(Program& program, int buffer, const Ints& rows, const Ints& tar
   return out.result;
 }
 
-std::unique_ptr<Program> make_program(std::size_t step_tokens, std::size_t logit_rows,
+Program* make_program(std::size_t step_tokens, std::size_t logit_rows,
                                       std::size_t context, std::size_t vocabulary,
                                       std::size_t cache_blocks, const std::string& cache_type,
                                       const std::string& kernels, std::shared_ptr<Pool> pool) {
   require(step_tokens > 0 && logit_rows > 0 && context > 0 && vocabulary > 0 && cache_blocks > 0,
           "a program's limits must be positive.");
   const Limits limits{step_tokens, logit_rows, context, vocabulary, cache_blocks};
-  return std::make_unique<Program>(limits, cache_type_named(cache_type),
-                                   select_kernels(kernels.c_str()), std::move(pool));
+  return new Program(limits, cache_type_named(cache_type),
+                     select_kernels(kernels.c_str()), std::move(pool));
 }
 
 void bind_ops(nb::class_<Program>& program) {

@@ -175,9 +175,10 @@ class ChatTemplate:
                 _tool_call(call, f"{where}.tool_calls[{position}]")
                 for position, call in enumerate(message.tool_calls)
             ]
-        for key, value in (("name", message.name), ("tool_call_id", message.tool_call_id)):
-            if value is not None:
-                result[key] = value
+        if message.name is not None:
+            result["name"] = message.name
+        if message.tool_call_id is not None:
+            result["tool_call_id"] = message.tool_call_id
         return result
 
     def _check_tool_turn(self, message: Message, where: str) -> None:

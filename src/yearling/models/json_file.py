@@ -1,6 +1,7 @@
 """JSON files of models, with a bound on their size and no repeated keys."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ def read_json_object(path: Path, limit_bytes: int) -> dict[str, Any]:
         source.close()
     try:
         content = json.loads(text, object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError) as error:
-        raise ModelFormatError(f"{path}: not valid JSON: {error}.") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        reason = str(error) or type(error).__name__
+        raise ModelFormatError(f"{path}: not valid JSON: {reason}.") from error
     if not isinstance(content, dict):
         raise ModelFormatError(f"{path}: must hold one JSON object.")
     return content
@@ -36,7 +38,6 @@ def read_json_object(path: Path, limit_bytes: int) -> dict[str, Any]:
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = max(content, key=keys.count)
+        ((repeated, _),) = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"key {repeated!r} appears twice in one object")
     return content

@@ -95,7 +95,7 @@ class TemplateProcess:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", worker, *filter(None, sys.path)],
-                stdin=theirs,
+                stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )

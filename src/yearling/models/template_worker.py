@@ -58,9 +58,7 @@ def read_exactly(channel: socket.socket, length: int) -> bytes:
     return bytes(received)
 
 
-def _answer(
-    environment: Any, compiled: dict[str, Any], request: dict[str, Any]
-) -> dict[str, Any]:
+def _answer(environment: Any, compiled: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
     from jinja2 import TemplateSyntaxError, meta
 
     source = request["source"]
@@ -77,8 +75,8 @@ def _answer(
     except TemplateSyntaxError as error:
         return {"error": f"line {error.lineno}: {error.message}"[:1000]}
     except MemoryError:
-        error = f"it needs more than {_MEMORY_BYTES >> 20} MiB of memory"
-        return {"error": error, "is_spent": True}
+        reason = f"it needs more than {_MEMORY_BYTES >> 20} MiB of memory"
+        return {"error": reason, "is_spent": True}
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"[:1000]}
 
@@ -96,7 +94,8 @@ def _join(pieces: Iterator[str], limit: int) -> str:
 def _environment() -> Any:
     """The one Jinja environment of the package, set up as transformers sets up its own."""
     from jinja2 import TemplateError, ext, nodes
-    from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+    from jinja2.exceptions import SecurityError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Environment(ImmutableSandboxedEnvironment):
         """Refuses an unsafe attribute at once; Jinja alone writes it as an empty text."""
@@ -107,7 +106,7 @@ def _environment() -> Any:
     class Generation(ext.Extension):
         """Accepts `{% generation %}`, which marks what an assistant wrote, as plain content."""
 
-        tags = {"generation"}
+        tags = {"generation"}  # noqa: RUF012 - Jinja declares it so
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from yearling.core.errors import ModelFormatError, RequestError, UnsupportedError
 from yearling.models import tokenizer_gguf, tokenizer_json
+from yearling.models.json_file import read_json_object
 from yearling.models.vocabulary import Vocabulary, library_errors
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Tokenizer:
         if config is None:
             beside = path.with_name("tokenizer_config.json")
             found = beside.is_file()
-            config = tokenizer_json.read_json_object(beside, _MAX_CONFIG_BYTES) if found else {}
+            config = read_json_object(beside, _MAX_CONFIG_BYTES) if found else {}
         parts = tokenizer_json.tokenizer_parts(path, config)
         return cls(
             parts.backend,
@@ -106,9 +107,7 @@ class Tokenizer:
             flags=parts.flags,
         )
 
-    def encode(
-        self, text: str, *, parse_special: bool = False, add_bos: bool = False
-    ) -> list[int]:
+    def encode(self, text: str, *, parse_special: bool = False, add_bos: bool = False) -> list[int]:
         """Turn text into token ids.
 
         Args:
@@ -246,5 +245,3 @@ class Tokenizer:
                     if found != token_id:
                         own_ids[found] = token_id
         return copy, own_ids
-
-

@@ -1,9 +1,11 @@
 """Tokenizers from the metadata of a GGUF file: byte-level BPE and SentencePiece-type BPE."""
 
-import operator
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from yearling.core.errors import ModelFormatError
 from yearling.models.vocabulary import (
@@ -11,7 +13,6 @@ from yearling.models.vocabulary import (
     MAX_TOKENS,
     TokenKind,
     Vocabulary,
-    checked_list,
     library_errors,
 )
 
@@ -105,7 +106,7 @@ def _byte_level(metadata: Mapping[str, Any]) -> GgufTokenizerParts:
 
     split = _split(metadata)
     vocabulary = _vocabulary(metadata, "byte_level", adds_space_prefix=False)
-    merges = [_pair(merge) for merge in _strings(metadata, "merges", MAX_MERGES)]
+    merges = _pairs(_strings(metadata, "merges", MAX_MERGES))
     with library_errors(f"{_PREFIX}merges"):
         backend = tokenizers.Tokenizer(
             models.BPE(_ids(vocabulary), merges, ignore_merges=split.is_whole_first)
@@ -133,19 +134,19 @@ def _pre_tokenizer(split: _Split) -> Any:
         steps.append(pre_tokenizers.Digits(individual_digits=True))
     if split.pattern is not None:
         steps.append(pre_tokenizers.Split(Regex(split.pattern), behavior="isolated"))
-    steps.append(
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split.pattern is None)
-    )
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split.pattern is None))
     return pre_tokenizers.Sequence(steps)
 
 
-def _pair(merge: str) -> tuple[str, str]:
-    left, _, right = merge.partition(" ")
-    if not left or not right or " " in right:
+def _pairs(merges: list[str]) -> list[tuple[str, str]]:
+    pairs = [tuple(merge.split(" ")) for merge in merges]
+    wrong = [pair for pair in pairs if len(pair) != 2 or not all(pair)]
+    if wrong:
         raise ModelFormatError(
-            f"{_PREFIX}merges holds {merge[:80]!r}; a merge is two tokens with one space between."
+            f"{_PREFIX}merges holds {' '.join(wrong[0])[:80]!r}; a merge is two tokens with one "
+            "space between."
         )
-    return left, right
+    return pairs  # type: ignore[return-value]  # the length of each was just checked
 
 
 def _sentencepiece(metadata: Mapping[str, Any]) -> GgufTokenizerParts:
@@ -154,7 +155,7 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> GgufTokenizerParts:
 
     adds_space_prefix = _flag(metadata, "add_space_prefix", default=True)
     vocabulary = _vocabulary(metadata, "sentencepiece", adds_space_prefix=adds_space_prefix)
-    scores = _checked(metadata, "scores", MAX_TOKENS, _score)
+    scores = _scores(metadata)
     if len(scores) != len(vocabulary.pieces):
         raise ModelFormatError(
             f"{_PREFIX}scores has {len(scores)} entries for {len(vocabulary.pieces)} tokens."
@@ -223,45 +224,48 @@ def _vocabulary(
     pieces = _strings(metadata, "tokens", MAX_TOKENS)
     kinds = [TokenKind.NORMAL] * len(pieces)
     if _PREFIX + "token_type" in metadata:
-        kinds = _checked(metadata, "token_type", MAX_TOKENS, _kind)
+        numbers = _array(metadata, "token_type", MAX_TOKENS)
+        try:
+            kinds = [_KIND_OF_NUMBER[number] for number in numbers]
+        except (KeyError, TypeError) as error:
+            raise ModelFormatError(
+                f"{_PREFIX}token_type holds {error}; token types go from 1 to 6."
+            ) from error
     return Vocabulary(tuple(pieces), tuple(kinds), spelling, adds_space_prefix)
-
-
-def _strings(metadata: Mapping[str, Any], name: str, limit: int) -> list[str]:
-    return _checked(metadata, name, limit, _string)
-
-
-def _checked(metadata: Mapping[str, Any], name: str, limit: int, convert: Any) -> list[Any]:
-    values = metadata.get(_PREFIX + name)
-    if values is None:
-        raise ModelFormatError(f"{_PREFIX}{name} is missing; the tokenizer cannot be built.")
-    length = len(values) if isinstance(values, list | tuple) else 0
-    if length > limit:
-        raise ModelFormatError(f"{_PREFIX}{name} has {length} entries; at most {limit} are read.")
-    return checked_list(values, _PREFIX + name, convert)
-
-
-def _string(value: object) -> str:
-    if type(value) is not str:
-        raise TypeError(f"{value!r:.80} is not a string")
-    return value
-
-
-def _score(value: object) -> float:
-    score = float(value)  # type: ignore[arg-type]
-    if score != score:
-        raise ValueError("a score is not a number")
-    return score
 
 
 _KIND_OF_NUMBER = {int(kind): kind for kind in TokenKind}
 
 
-def _kind(value: object) -> TokenKind:
-    kind = _KIND_OF_NUMBER.get(operator.index(value))  # type: ignore[arg-type]
-    if kind is None:
-        raise ValueError(f"{value!r} is not a token type (1 to 6)")
-    return kind
+def _strings(metadata: Mapping[str, Any], name: str, limit: int) -> list[str]:
+    values = _array(metadata, name, limit)
+    if set(map(type, values)) - {str}:
+        raise ModelFormatError(f"{_PREFIX}{name} must hold strings only; the file is damaged.")
+    return values
+
+
+def _scores(metadata: Mapping[str, Any]) -> list[float]:
+    try:
+        scores = [float(value) for value in _array(metadata, "scores", MAX_TOKENS)]
+    except (TypeError, ValueError) as error:
+        raise ModelFormatError(f"{_PREFIX}scores: {error}; the file is damaged.") from error
+    if any(map(math.isnan, scores)):
+        raise ModelFormatError(f"{_PREFIX}scores holds a value that is not a number.")
+    return scores
+
+
+def _array(metadata: Mapping[str, Any], name: str, limit: int) -> list[Any]:
+    values = metadata.get(_PREFIX + name)
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if not isinstance(values, list | tuple):
+        found = "missing" if values is None else f"a {type(values).__name__}"
+        raise ModelFormatError(f"{_PREFIX}{name} must be an array, but it is {found}.")
+    if len(values) > limit:
+        raise ModelFormatError(
+            f"{_PREFIX}{name} has {len(values)} entries; at most {limit} are read."
+        )
+    return list(values)
 
 
 def _ids(vocabulary: Vocabulary) -> dict[str, int]:
@@ -272,12 +276,11 @@ def _token_id(metadata: Mapping[str, Any], name: str, vocabulary: Vocabulary) ->
     value = metadata.get(_PREFIX + name)
     if value is None:
         return None
-    (token_id,) = checked_list([value], _PREFIX + name, operator.index)  # type: ignore[arg-type]
-    if not 0 <= token_id < len(vocabulary.pieces):
+    if type(value) is not int or not 0 <= value < len(vocabulary.pieces):
         raise ModelFormatError(
-            f"{_PREFIX}{name} is {token_id}, but ids go from 0 to {len(vocabulary.pieces) - 1}."
+            f"{_PREFIX}{name} is {value!r}, but ids go from 0 to {len(vocabulary.pieces) - 1}."
         )
-    return token_id
+    return value
 
 
 def _flag(metadata: Mapping[str, Any], name: str, *, default: bool) -> bool:

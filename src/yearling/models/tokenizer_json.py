@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yearling.core.errors import ModelFormatError
+from yearling.models.json_file import read_json_object
 from yearling.models.vocabulary import (
     MAX_MERGES,
     MAX_TOKENS,
@@ -22,7 +23,7 @@ from yearling.models.vocabulary import (
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["JsonTokenizerParts", "read_json_object", "tokenizer_parts"]
+__all__ = ["JsonTokenizerParts", "tokenizer_parts"]
 
 _MAX_FILE_BYTES = 1 << 26  # the largest published files have 35 MB
 _MAX_PATTERN_CHARACTERS = 4096
@@ -44,7 +45,14 @@ _STEPS = {
 
 # A pattern that backtracks without end does so on long runs that fail at their end. The
 # library gives up after ten million steps with a panic, so one try of each shows it.
-_PROBES = ("a" * 64 + "!", "A" * 64 + "1", "1" * 64 + "a", " " * 64 + "a", "\n " * 32 + "a", "!" * 64)
+_PROBES = (
+    "a" * 64 + "!",
+    "A" * 64 + "1",
+    "1" * 64 + "a",
+    " " * 64 + "a",
+    "\n " * 32 + "a",
+    "!" * 64,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,34 +102,6 @@ def tokenizer_parts(path: Path, config: Mapping[str, Any]) -> JsonTokenizerParts
     return JsonTokenizerParts(backend, vocabulary, flags, bos_id, eos_id, adds_bos)
 
 
-def read_json_object(path: Path, limit_bytes: int) -> dict[str, Any]:
-    """Read a JSON file that holds one object without repeated keys.
-
-    Raises:
-        ModelFormatError: the file is missing, larger than the limit or no such object.
-    """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(limit_bytes + 1)
-        if len(raw) > limit_bytes:
-            raise ModelFormatError(f"{path} is larger than {limit_bytes} bytes.")
-        data = json.loads(raw, object_pairs_hook=_unique)
-    except OSError as error:
-        raise ModelFormatError(f"{path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise ModelFormatError(f"{path} is not valid JSON: {error or type(error).__name__}.") from error
-    if not isinstance(data, dict):
-        raise ModelFormatError(f"{path} must hold one JSON object.")
-    return data
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("an object has the same key twice")
-    return result
-
-
 def _check_steps(step: Any, field: str, path: Path, depth: int = 0) -> None:
     """Refuse kinds of steps, patterns and replacements that could run away."""
     if step is None:
@@ -148,7 +128,8 @@ def _check_length(texts: list[Any], limit: int, field: str, path: Path) -> None:
     for text in texts:
         if isinstance(text, str) and len(text) > limit:
             raise ModelFormatError(
-                f"{path}: {field} holds a string of {len(text)} characters; at most {limit} are read."
+                f"{path}: {field} holds a string of {len(text)} characters; "
+                f"at most {limit} are read."
             )
 
 
@@ -172,7 +153,9 @@ def _vocabulary(data: dict[str, Any], added: list[dict[str, Any]], path: Path) -
     model = data.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         kind = model.get("type") if isinstance(model, dict) else None
-        raise ModelFormatError(f"{path}: model of type {kind!r} is not read; this build reads 'BPE'.")
+        raise ModelFormatError(
+            f"{path}: model of type {kind!r} is not read; this build reads 'BPE'."
+        )
     tokens, merges = model.get("vocab"), model.get("merges")
     if not isinstance(tokens, dict) or not isinstance(merges, list):
         raise ModelFormatError(f"{path}: model.vocab must be an object and model.merges a list.")
@@ -194,7 +177,8 @@ def _by_id(
     for piece, token_id, _ in entries:
         if type(token_id) is not int or not 0 <= token_id < MAX_TOKENS:
             raise ModelFormatError(
-                f"{path}: token {piece[:80]!r} has id {token_id!r}; ids go from 0 to {MAX_TOKENS - 1}."
+                f"{path}: token {piece[:80]!r} has id {token_id!r}; "
+                f"ids go from 0 to {MAX_TOKENS - 1}."
             )
     size = 1 + max((token_id for _, token_id, _ in entries), default=-1)
     if size > 2 * len(entries) + 1024:
@@ -241,7 +225,7 @@ def _strips_space(data: dict[str, Any]) -> bool:
         if step.get("type") == "Strip" and step.get("start") == 1:
             return True
         if step.get("type") == "Metaspace":
-            return step.get("prepend_scheme", "always") != "never"
+            return bool(step.get("prepend_scheme", "always") != "never")
     return False
 
 

@@ -6,12 +6,13 @@ characters, a space as U+2581, and bytes outside its characters as tokens named 
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
-from typing import Literal, TypeVar
+from typing import Literal
 
 from yearling.core.errors import ModelFormatError
 
@@ -21,7 +22,6 @@ __all__ = [
     "MAX_TOKEN_CHARACTERS",
     "TokenKind",
     "Vocabulary",
-    "checked_list",
     "library_errors",
 ]
 
@@ -29,8 +29,6 @@ MAX_TOKENS = 1 << 20  # the largest published vocabularies have 262,144
 MAX_MERGES = 1 << 21
 MAX_TOKEN_CHARACTERS = 1024
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-
-T = TypeVar("T")
 
 
 class TokenKind(IntEnum):
@@ -73,20 +71,20 @@ class Vocabulary:
         self._check_pieces()
 
     def _check_pieces(self) -> None:
-        seen: dict[str, int] = {}
-        for token_id, piece in enumerate(self.pieces):
-            if piece is None:
-                continue
+        given = [piece for piece in self.pieces if piece is not None]
+        for piece in (min(given, key=len, default=""), max(given, key=len, default="")):
             if not 0 < len(piece) <= MAX_TOKEN_CHARACTERS:
                 raise ModelFormatError(
-                    f"token {token_id} has {len(piece)} characters; "
+                    f"token {piece[:80]!r} has {len(piece)} characters; "
                     f"between 1 and {MAX_TOKEN_CHARACTERS} are read."
                 )
-            if seen.setdefault(piece, token_id) != token_id:
-                raise ModelFormatError(
-                    f"tokens {seen[piece]} and {token_id} are both spelled {piece[:80]!r}; "
-                    "a vocabulary spells every token once."
-                )
+        if len(set(given)) != len(given):
+            ((twice, _),) = Counter(given).most_common(1)
+            first = self.pieces.index(twice)
+            raise ModelFormatError(
+                f"tokens {first} and {self.pieces.index(twice, first + 1)} are both spelled "
+                f"{twice[:80]!r}; a vocabulary spells every token once."
+            )
 
     @property
     def special(self) -> dict[str, int]:
@@ -101,8 +99,8 @@ class Vocabulary:
     def _of(self, *kinds: TokenKind) -> dict[str, int]:
         return {
             piece: token_id
-            for token_id, (piece, kind) in enumerate(zip(self.pieces, self.kinds, strict=True))
-            if piece is not None and kind in kinds
+            for token_id, kind in enumerate(self.kinds)
+            if kind in kinds and (piece := self.pieces[token_id]) is not None
         }
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -136,23 +134,6 @@ def _byte_of_character() -> dict[str, int]:
     table = {chr(byte): byte for byte in printable}
     table.update({chr(0x100 + index): byte for index, byte in enumerate(others)})
     return table
-
-
-def checked_list(values: object, what: str, convert: Callable[[object], T]) -> list[T]:
-    """Turn a list or array from a model file into a list of one type.
-
-    Raises:
-        ModelFormatError: it is no list, or an element cannot be converted.
-    """
-    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
-        tolist = getattr(values, "tolist", None)  # NumPy arrays come from the GGUF reader
-        values = tolist() if tolist else None
-    if not isinstance(values, Sequence):
-        raise ModelFormatError(f"{what} must be a list; the file is damaged.")
-    try:
-        return [convert(value) for value in values]
-    except (TypeError, ValueError) as error:
-        raise ModelFormatError(f"{what}: {error}; the file is damaged.") from error
 
 
 @contextmanager

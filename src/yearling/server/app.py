@@ -60,7 +60,7 @@ def build_app(models: Sequence[ServedModel], config: ServerConfig) -> FastAPI:
     for path, endpoint, methods in _ROUTES:
         app.add_api_route(path, endpoint, methods=methods, response_model=None)
     app.state.service = service
-    app.state.public_routes = frozenset(
+    app.state.public_routes = tuple(
         route for route in app.routes if isinstance(route, APIRoute) and route.endpoint in _PUBLIC
     )
     app.add_middleware(Front, service=service)
@@ -69,7 +69,7 @@ def build_app(models: Sequence[ServedModel], config: ServerConfig) -> FastAPI:
 
 async def _demand_key(request: Request) -> None:
     """Let a request pass with the right key, or to a public route; note its account's salt."""
-    if request.scope["route"] in request.app.state.public_routes:
+    if _is_public(request):
         return
     service: Service = request.app.state.service
     request.state.salt = service.access.check_key(request.headers)
@@ -90,7 +90,8 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
 
 
 def _is_public(request: Request) -> bool:
-    return request.scope.get("route") in request.app.state.public_routes
+    route = request.scope.get("route")
+    return any(route is public for public in request.app.state.public_routes)
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:

@@ -46,5 +46,5 @@ def _plain(status: int) -> ErrorReply:
         404: ("There is no such route; the API lives under /v1.", "unknown_url"),
         405: ("This route does not take that method.", "method_not_allowed"),
     }
-    message, code = known.get(status, (HTTPStatus(status).phrase, None))  # type: ignore[arg-type]
+    message, code = known.get(status, (HTTPStatus(status).phrase, None))
     return ErrorReply(status, message, code=code)

@@ -83,7 +83,7 @@ class _Answer:
             headers["x-request-id"] = self.request_id
             headers["x-content-type-options"] = "nosniff"
             headers.setdefault("cache-control", "no-store")
-            message = message | {"headers": headers.raw}
+            message["headers"] = headers.raw
         await self._send(message)
 
 

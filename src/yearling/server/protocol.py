@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from yearling.server.limits import Limits
 from yearling.wire.openai.errors import ErrorReply
@@ -46,14 +46,14 @@ class _LimitedProtocol(H11Protocol):
         if self.transport.is_closing():
             return
         if self._is_answering():
-            self._deadline = _cancel(self._deadline)
+            self._stop_deadline()
         else:
             self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks."""
-        self._deadline = _cancel(self._deadline)
-        self._stall = _cancel(self._stall)
+        self._stop_deadline()
+        self._stop_stall()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -65,7 +65,7 @@ class _LimitedProtocol(H11Protocol):
 
     def resume_writing(self) -> None:
         """The client caught up."""
-        self._stall = _cancel(self._stall)
+        self._stop_stall()
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
@@ -81,22 +81,28 @@ class _LimitedProtocol(H11Protocol):
         self.transport.close()
 
     def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        cycle: RequestResponseCycle | None = self.cycle  # uvicorn's annotation hides the None
+        return cycle is not None and not cycle.response_complete
 
     def _expect_headers(self) -> None:
         if self._deadline is None:
             self._deadline = self.loop.call_later(self.limits.header_seconds, self._give_up)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _stop_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
 
     def _give_up(self) -> None:
         self._deadline = None
         if not self._is_answering() and not self.transport.is_closing():
             self.transport.write(_refusal(ErrorReply(408, "The request came too slowly.")))
             self.transport.close()
-
-
-def _cancel(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
 
 
 def _too_many(limits: Limits) -> ErrorReply:

@@ -16,12 +16,12 @@ class AdmissionLimits:
     Attributes:
         context: Tokens of prompt and answer together: the model's window, or less when the
             cache is smaller.
-        max_requests: Requests running and waiting together.
+        max_requests: Requests running and waiting together; None sets no limit.
         vocabulary: Token ids run from 0 to here, or None when unknown.
     """
 
     context: int
-    max_requests: int
+    max_requests: int | None
     vocabulary: int | None = None
 
     def check(self, request: GenerationRequest, num_open: int) -> None:
@@ -38,7 +38,7 @@ class AdmissionLimits:
         self._check_ids(request.prompt, "prompt")
         self._check_ids(request.sampling.logit_bias, "logit_bias")
         self._check_ids(request.sampling.stop_token_ids, "stop_token_ids")
-        if num_open >= self.max_requests:
+        if self.max_requests is not None and num_open >= self.max_requests:
             raise CapacityError(
                 f"{num_open} requests are running or waiting, the most this model takes "
                 f"({self.max_requests}): try again in a moment."

@@ -41,7 +41,9 @@ class EngineConfig(Config):
     max_step_tokens: int = Field(
         default=512, ge=1, description="Tokens per step: more is faster in all, less is smoother."
     )
-    max_waiting: int = Field(default=256, ge=0, description="Requests queued beyond those running.")
+    max_waiting: int | None = Field(
+        default=256, ge=0, description="Requests queued beyond those running; None sets no limit."
+    )
     use_prefix_cache: bool = Field(default=True, description="Reuse what equal prompts computed.")
 
 
@@ -112,9 +114,10 @@ class Engine:
         config = config or EngineConfig()
         max_step_tokens = min(config.max_step_tokens, executor.max_step_tokens)
         max_sequences = min(config.max_sequences, max_step_tokens, executor.max_logit_rows)
+        max_waiting = config.max_waiting
         self.limits = AdmissionLimits(
             context=min(context, executor.num_blocks * executor.block_size),
-            max_requests=max_sequences + config.max_waiting,
+            max_requests=None if max_waiting is None else max_sequences + max_waiting,
             vocabulary=vocabulary,
         )
         self.error: str | None = None

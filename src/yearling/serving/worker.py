@@ -39,6 +39,7 @@ from yearling.serving.messages import (
     decode_report,
     encode_frame,
 )
+from yearling.serving.model import WORKER_ENTRY, LoadedModel
 from yearling.serving.request import GenerationRequest, OutputEvent
 from yearling.serving.streams import StreamTable
 
@@ -76,7 +77,7 @@ class ModelWorker:
         name: str,
         arguments: Mapping[str, Any],
         *,
-        entry: str = "yearling.serving.model:build_engine",
+        entry: str = WORKER_ENTRY,
         policy: RestartPolicy | None = None,
     ) -> None:
         """Describe a worker; `start` starts it.
@@ -99,6 +100,11 @@ class ModelWorker:
         self._limits: AdmissionLimits | None = None
         self._child: _Child | None = None
         self._supervisor: asyncio.Task[None] | None = None
+
+    @classmethod
+    def of_model(cls, model: LoadedModel) -> "ModelWorker":
+        """A worker that will load the weights of an opened model."""
+        return cls(model.name, model.worker_arguments())
 
     @property
     def is_ready(self) -> bool:

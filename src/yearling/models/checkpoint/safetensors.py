@@ -36,7 +36,7 @@ _TYPE_BYTES = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
 }
 
-_Size = Annotated[int, Meta(ge=0, lt=2**63)]
+_Size = Annotated[int, Meta(ge=0, le=2**62)]
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,7 +8,6 @@ from starlette.responses import Response
 
 from yearling.server.body import read_json
 from yearling.server.log import log_user
-from yearling.server.models import ServedModel
 from yearling.server.routes.answering import (
     answer,
     build_requests,
@@ -19,13 +18,10 @@ from yearling.server.routes.answering import (
     token_texts,
 )
 from yearling.wire.openai.answers import ChatFold
-from yearling.wire.openai.chat import ChatRequest, parse_chat_request
+from yearling.wire.openai.chat import parse_chat_request
 from yearling.wire.openai.generation import AnswerHead
 
 __all__ = ["create_chat_completion"]
-
-# Longer conversations are rendered and tokenized in a thread, so that streams go on meanwhile.
-_INLINE_CHARACTERS = 8_000
 
 
 async def create_chat_completion(request: Request) -> Response:
@@ -36,7 +32,8 @@ async def create_chat_completion(request: Request) -> Response:
     model = service.models.get(chat.model)
     model.check_ready()
     check_sampling_ids(model, chat.sampling)
-    prompt = await _encode(model, chat)
+    # Rendering waits for the template's process, so it happens in a thread.
+    prompt = await asyncio.to_thread(model.encode_chat, chat.messages)
     check_room(model, len(prompt), chat.sampling, parameter="messages")
     if chat.user is not None:
         log_user(chat.user)
@@ -61,9 +58,3 @@ async def create_chat_completion(request: Request) -> Response:
         token_texts=token_texts(model.tokenizer) if has_logprobs else None,
     )
     return await answer(request, model, requests, fold, is_streamed=chat.is_streamed)
-
-
-async def _encode(model: ServedModel, chat: ChatRequest) -> list[int]:
-    if sum(len(message.text) for message in chat.messages) <= _INLINE_CHARACTERS:
-        return model.encode_chat(chat.messages)
-    return await asyncio.to_thread(model.encode_chat, chat.messages)

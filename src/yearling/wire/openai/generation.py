@@ -70,6 +70,18 @@ class GenerationBody(BaseModel):
         return [value] if isinstance(value, str) else value
 
 
+_SAME_NAME = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "max_tokens",
+)
+
+
 def sampling_params(
     body: GenerationBody, limits: RequestLimits, **more: int | None
 ) -> SamplingParams:
@@ -78,10 +90,7 @@ def sampling_params(
     Raises:
         RequestError: a value is out of range; `parameter` is the wire field's name.
     """
-    names = ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty")
-    names += ("frequency_penalty", "seed", "max_tokens")
-    fields: dict[str, Any] = {name: getattr(body, name) for name in names}
-    fields |= {
+    fields: dict[str, Any] = {name: getattr(body, name) for name in _SAME_NAME} | {
         "top_k": 0 if body.top_k == -1 else body.top_k,
         "logit_bias": _logit_bias(body.logit_bias, limits),
         "stop": _stops(body.stop, limits),

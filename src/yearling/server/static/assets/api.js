@@ -92,7 +92,7 @@ async function responseError(response) {
 
 function errorKind(status, code) {
   if (code === "context_length_exceeded") return "context";
-  if (status === 401 || status === 403) return "unauthorized";
+  if (status === 401) return "unauthorized";
   if (status === 429 || status === 503) return "busy";
   return status >= 500 ? "server" : "request";
 }

@@ -23,7 +23,7 @@ export async function generate(store, { conversationId, nodeId, model, signal })
   const answer = { text: "", finish: undefined };
   const show = (change) => changeAnswer(store, conversationId, nodeId, change);
   try {
-    for await (const piece of streamChat(body, { apiKey: settings.apiKey, signal })) {
+    for await (const piece of fittingAnswer(body, { apiKey: settings.apiKey, signal })) {
       if (piece.text) clock.tick();
       answer.text += piece.text ?? "";
       answer.finish = piece.finish ?? answer.finish;
@@ -33,6 +33,18 @@ export async function generate(store, { conversationId, nodeId, model, signal })
     show({ finish: answer.finish === "length" ? "length" : "stop", speed: clock.speed() });
   } catch (error) {
     show({ ...ending(error), speed: clock.speed() });
+  }
+}
+
+// The longest answer is a wish, the context window a fact: what does not fit with the limit may
+// fit without it, for the server then fills the room that is left.
+async function* fittingAnswer(body, options) {
+  try {
+    yield* streamChat(body, options);
+  } catch (error) {
+    if (error.kind !== "context" || body.max_tokens === undefined) throw error;
+    const { max_tokens: _, ...rest } = body;
+    yield* streamChat(rest, options);
   }
 }
 

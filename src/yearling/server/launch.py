@@ -1,0 +1,138 @@
+"""From names of models to a server that answers, as fast as it goes.
+
+The workers start first, and load their weights on one core while this process imports the web
+framework on another; the socket is taken before either, so that a taken port costs nothing.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from yearling import __version__
+from yearling.server.config import ServerConfig
+from yearling.server.limits import Limits
+from yearling.serving.worker import ModelWorker
+
+if TYPE_CHECKING:
+    import socket
+
+    from yearling.server.models import ServedModel
+
+__all__ = ["serve", "serve_models"]
+
+
+async def serve(
+    names: Sequence[str],
+    options: Mapping[str, Any],
+    config: ServerConfig,
+    *,
+    listener: "socket.socket",
+    on_ready: Callable[[], None],
+) -> bool:
+    """Load models and serve them until a signal; give back whether every answer could finish.
+
+    Args:
+        names: What `yearling.models.store.resolve` takes.
+        options: Given to every engine.
+        config: Address, keys, limits.
+        listener: A bound socket.
+        on_ready: Called once, when the server listens and every model can answer.
+    Raises:
+        YearlingError: a model cannot be loaded.
+    """
+    workers = [ModelWorker(name, {"name": name, **options}) for name in names]
+    starting = [asyncio.create_task(worker.start()) for worker in workers]
+    # Lets the children start before the imports below keep this thread busy.
+    await asyncio.sleep(0.02)
+    try:
+        models = [
+            _served_model(name, options, worker, config.limits)
+            for name, worker in zip(names, workers, strict=True)
+        ]
+    except BaseException:
+        await _stop(workers, starting)
+        raise
+    return await serve_models(models, starting, config, listener=listener, on_ready=on_ready)
+
+
+async def serve_models(
+    models: "Sequence[ServedModel]",
+    starting: "Sequence[asyncio.Task[None]]",
+    config: ServerConfig,
+    *,
+    listener: "socket.socket",
+    on_ready: Callable[[], None],
+) -> bool:
+    """Serve models whose engines are starting; every engine is stopped at the end.
+
+    Raises:
+        YearlingError: an engine cannot start.
+    """
+    from yearling.server.app import build_app
+    from yearling.server.runner import serve_app
+
+    _quiet_uvicorn()
+    app = build_app(models, config)
+    listening = asyncio.Event()
+    serving = asyncio.create_task(serve_app(app, listener, on_listening=listening.set))
+    getting_ready = asyncio.create_task(_when_ready(starting, listening, on_ready))
+    try:
+        await asyncio.wait((serving, getting_ready), return_when=asyncio.FIRST_COMPLETED)
+        if getting_ready.done():
+            getting_ready.result()
+        return await serving
+    finally:
+        for task in (serving, getting_ready):
+            task.cancel()
+        await asyncio.gather(serving, getting_ready, return_exceptions=True)
+        await _stop([model.engine for model in models], starting)
+
+
+async def _when_ready(
+    starting: "Sequence[asyncio.Task[None]]",
+    listening: asyncio.Event,
+    on_ready: Callable[[], None],
+) -> None:
+    await asyncio.gather(*starting)
+    await listening.wait()
+    on_ready()
+
+
+async def _stop(engines: Sequence[Any], starting: "Sequence[asyncio.Task[None]]") -> None:
+    for task in starting:
+        task.cancel()
+    await asyncio.gather(*starting, return_exceptions=True)
+    await asyncio.gather(*(engine.stop() for engine in engines), return_exceptions=True)
+
+
+def _served_model(
+    name: str, options: Mapping[str, Any], worker: ModelWorker, limits: Limits
+) -> "ServedModel":
+    from yearling.server.generation import Admission
+    from yearling.server.models import ServedModel
+    from yearling.serving.model import load_model
+
+    loaded = load_model(name, options)
+    if loaded.chat_template is not None:
+        loaded.chat_template.prepare()
+    identity = f"{__version__} {loaded.name} {loaded.checkpoint.path.stat().st_size} {options}"
+    return ServedModel(
+        name=loaded.name,
+        tokenizer=loaded.tokenizer,
+        chat_template=loaded.chat_template,
+        context=loaded.context,
+        engine=worker,
+        admission=Admission(limits),
+        limits=limits,
+        fingerprint="fp_" + hashlib.sha256(identity.encode()).hexdigest()[:12],
+    )
+
+
+def _quiet_uvicorn() -> None:
+    """Send uvicorn's errors through our handlers, which escape control characters."""
+    ours, theirs = logging.getLogger("yearling"), logging.getLogger("uvicorn")
+    theirs.handlers = ours.handlers[:]
+    theirs.setLevel(logging.ERROR)
+    theirs.propagate = False

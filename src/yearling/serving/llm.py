@@ -1,0 +1,357 @@
+"""The public Python API: load a model, chat, complete, stream, score."""
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from numbers import Integral
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeGuard, cast, overload
+
+from pydantic import ValidationError
+
+from yearling.core.errors import ConfigError, EngineError, UnsupportedError
+from yearling.core.messages import Message, parse_messages
+from yearling.serving.admission import AdmissionLimits
+from yearling.serving.engine import EngineStats
+from yearling.serving.model import ModelOptions, load_executor, load_model, new_engine
+from yearling.serving.request import (
+    FinishReason,
+    GenerationRequest,
+    OutputEvent,
+    PromptScore,
+    SamplingParams,
+    TokenLogprob,
+    Usage,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from yearling.models.tokenizer import Tokenizer
+
+__all__ = ["LLM", "GenerationResult"]
+
+Prompt = str | Sequence[int]
+Conversation = Sequence[Mapping[str, Any] | Message]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """A finished answer; `str(result)` and `print(result)` give its text.
+
+    Attributes:
+        text: The answer, without special tokens and without the stop string.
+        tokens: Its token ids, the one that ended it included.
+        finish_reason: `stop` for an end the model or a stop string set, `length` for a limit.
+        usage: Tokens taken.
+        logprobs: One per token, when `SamplingParams.logprobs` asked for them.
+        prompt_score: When `SamplingParams.prompt_logprobs` asked for it.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_score: PromptScore | None = None
+
+    def __str__(self) -> str:
+        """The text."""
+        return self.text
+
+
+class LLM:
+    """A language model in this process.
+
+    Calls may come from several threads; whatever they ask at the same time runs as one batch.
+    Answers never depend on what else runs.
+
+    >>> from yearling import LLM, SamplingParams  # doctest: +SKIP
+    >>> with LLM("smollm2") as llm:  # doctest: +SKIP
+    ...     print(llm.chat([{"role": "user", "content": "Hi"}], SamplingParams(max_tokens=64)))
+    """
+
+    def __init__(
+        self, path: str | Path, *, executor: str = "auto", weights: str = "auto", **options: Any
+    ) -> None:
+        """Load a model.
+
+        Args:
+            path: Name in the store, GGUF file, Hugging Face folder, or `hf:ORG/NAME`.
+            executor: `auto` or `native`.
+            weights: `auto` keeps the file's precision; or `float32`, `float16`, `int8`, `int4`.
+            options: Other fields of `ModelOptions`, for example `context=2048`.
+
+        Raises:
+            ConfigError: an option is unknown or does not fit the model.
+            ModelNotFoundError: nothing of that name is there.
+            ModelFormatError: its files are malformed or of an unsupported kind.
+        """
+        self._model = load_model(path, _options(executor=executor, weights=weights, **options))
+        self._executor = load_executor(self._model)
+        self._engine = new_engine(self._model, self._executor)
+        self._lock = threading.Lock()
+        self._inboxes: dict[str, deque[OutputEvent]] = {}
+        self._abandoned: deque[str] = deque()
+        self._request_ids = count()
+        self._is_closed = False
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and answer together."""
+        return self._engine.limits.context
+
+    def chat(
+        self, messages: Conversation, params: SamplingParams | None = None
+    ) -> GenerationResult:
+        """Answer a conversation.
+
+        Args:
+            messages: Dictionaries with `role` and `content`, as OpenAI's API takes them.
+            params: How to choose tokens; by default at temperature 1 until the model stops.
+
+        Raises:
+            RequestError: a message is malformed, or names something this model cannot do.
+            ContextLengthError: conversation and answer do not fit the context.
+            TemplateError: the model's chat template refuses the conversation.
+            UnsupportedError: the model has no chat template.
+        """
+        return self._answer([self._encode_chat(messages)], params)[0]
+
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # a string is also a sequence of strings
+        self, prompts: Prompt, params: SamplingParams | None = None
+    ) -> GenerationResult: ...
+
+    @overload
+    def generate(
+        self, prompts: Sequence[Prompt], params: SamplingParams | None = None
+    ) -> list[GenerationResult]: ...
+
+    def generate(
+        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None
+    ) -> GenerationResult | list[GenerationResult]:
+        """Continue text or token ids, without a chat template.
+
+        The text of an answer continues its prompt, so it often begins with a space. Special
+        tokens written in a prompt become those tokens: quote nobody else's text in one.
+
+        Args:
+            prompts: One prompt, or several, which run as one batch; a prompt is a string or a
+                sequence of token ids.
+            params: How to choose tokens, for all of them.
+
+        Returns:
+            One result for one prompt; for a list a list in the same order.
+
+        Raises:
+            RequestError: a prompt is empty or holds ids the model does not have.
+            ContextLengthError: prompt and answer do not fit the context.
+        """
+        if _is_prompt(prompts):
+            return self._answer([self._encode(prompts)], params)[0]
+        several = cast("Sequence[Prompt]", prompts)
+        return self._answer([self._encode(prompt) for prompt in several], params)
+
+    def stream(
+        self, prompt: Prompt | Conversation, params: SamplingParams | None = None
+    ) -> Iterator[str]:
+        """Yield an answer in pieces of text as they come; leaving the loop ends the answer.
+
+        Args:
+            prompt: A string or token ids to continue, or messages to answer.
+            params: How to choose tokens.
+
+        Raises:
+            RequestError: as `chat` and `generate` do.
+        """
+        tokens = (
+            self._encode(prompt)
+            if _is_prompt(prompt)
+            else self._encode_chat(cast("Conversation", prompt))
+        )
+        for event in self._events([self._request(tokens, params)]):
+            if event.text:
+                yield event.text
+
+    def logits(self, ids: Sequence[int]) -> "NDArray[np.float32]":
+        """Logits of every position of a sequence: an array [T, V] in float32.
+
+        Raises:
+            RequestError: the sequence is empty or holds ids the model does not have.
+            ContextLengthError: the sequence is longer than the context.
+        """
+        tokens = [int(token) for token in ids]
+        limits = AdmissionLimits(self._model.context, None, self._engine.limits.vocabulary)
+        limits.check(GenerationRequest("logits", tokens, is_prompt_only=True), 0)
+        with self._lock:
+            self._check_open()
+            return self._executor.logits(tokens)
+
+    def tokenize(self, text: str, *, add_bos: bool = True) -> list[int]:
+        """Token ids of a text, as `generate` would read it.
+
+        Args:
+            text: Special tokens written in it become those tokens.
+            add_bos: Whether to begin with the start token, if the model's tokenizer does.
+
+        Raises:
+            UnsupportedError: the model came without a tokenizer.
+        """
+        tokenizer = self._tokenizer()
+        return tokenizer.encode(text, parse_special=True, add_bos=add_bos and tokenizer.adds_bos)
+
+    def detokenize(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+        """Text of token ids.
+
+        Raises:
+            UnsupportedError: the model came without a tokenizer.
+        """
+        return self._tokenizer().decode([int(token) for token in ids], skip_special=skip_special)
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges of the engine."""
+        return self._engine.stats()
+
+    def close(self) -> None:
+        """Free the model; harmless to repeat."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._executor.close()
+                self._model.checkpoint.close()
+
+    def __enter__(self) -> Self:
+        """Use as a context manager closes the model at the end."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _answer(
+        self, prompts: Sequence[list[int]], params: SamplingParams | None
+    ) -> list[GenerationResult]:
+        requests = [self._request(prompt, params) for prompt in prompts]
+        events: dict[str, list[OutputEvent]] = {request.request_id: [] for request in requests}
+        for event in self._events(requests):
+            events[event.request_id].append(event)
+        return [_result(events[request.request_id]) for request in requests]
+
+    def _request(self, prompt: list[int], params: SamplingParams | None) -> GenerationRequest:
+        return GenerationRequest(
+            f"llm-{next(self._request_ids)}", prompt, params or SamplingParams()
+        )
+
+    def _events(self, requests: Sequence[GenerationRequest]) -> Iterator[OutputEvent]:
+        """Admit requests together and yield their events, stepping the engine when none wait."""
+        inbox: deque[OutputEvent] = deque()
+        num_open = len(requests)
+        try:
+            with self._lock:
+                self._check_open()
+                for request in requests:
+                    self._engine.add(request)
+                    self._inboxes[request.request_id] = inbox
+            while num_open:
+                if not inbox:
+                    self._step(inbox)
+                    continue
+                event = inbox.popleft()
+                num_open -= event.finish_reason is not None
+                if event.finish_reason == "error":
+                    raise EngineError(event.error or "the request failed")
+                yield event
+        finally:
+            self._abandoned.extend(request.request_id for request in requests)
+            # Never waits: the collector may run this inside a step of the same thread.
+            if self._lock.acquire(blocking=False):
+                self._drop_abandoned()
+                self._lock.release()
+
+    def _step(self, inbox: deque[OutputEvent]) -> None:
+        with self._lock:
+            self._check_open()
+            if inbox:  # another thread's step has filled it
+                return
+            self._drop_abandoned()
+            for event in self._engine.step():
+                waiting = self._inboxes.get(event.request_id)
+                if waiting is not None:
+                    waiting.append(event)
+
+    def _drop_abandoned(self) -> None:
+        while self._abandoned:
+            request_id = self._abandoned.popleft()
+            self._inboxes.pop(request_id, None)
+            self._engine.cancel(request_id)
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenize(prompt)
+        return [int(token) for token in prompt]
+
+    def _encode_chat(self, messages: Conversation) -> list[int]:
+        template = self._model.chat_template
+        if template is None:
+            raise UnsupportedError(
+                f"{self._model.name} has no chat template, so it cannot chat: use generate().",
+                parameter="messages",
+            )
+        return template.encode(parse_messages(messages))
+
+    def _tokenizer(self) -> "Tokenizer":
+        if self._model.tokenizer is None:
+            raise UnsupportedError(
+                f"{self._model.name} came without a tokenizer: give token ids instead of text.",
+                parameter="prompt",
+            )
+        return self._model.tokenizer
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise EngineError(f"{self._model.name} was closed: make a new LLM to use it again.")
+
+
+def _options(**values: Any) -> ModelOptions:
+    try:
+        # Nobody else's requests have to wait here, so a batch may be of any size.
+        return ModelOptions(**{"max_waiting": None, **values})
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise ConfigError(
+            f"LLM({name}={first['input']!r}): {first['msg']}. "
+            f"Options are {', '.join(ModelOptions.model_fields)}."
+        ) from None
+
+
+def _is_prompt(value: object) -> TypeGuard[Prompt]:
+    """Whether this is one prompt rather than several, or messages."""
+    if isinstance(value, str):
+        return True
+    return isinstance(value, Sequence) and bool(value) and isinstance(value[0], Integral)
+
+
+def _result(events: Sequence[OutputEvent]) -> GenerationResult:
+    final = events[-1]
+    assert final.finish_reason is not None, "the last event is the final one"
+    assert final.usage is not None, "a final event tells the usage"
+    scores = [event.prompt_score for event in events if event.prompt_score is not None]
+    return GenerationResult(
+        text="".join(event.text for event in events),
+        tokens=tuple(token for event in events for token in event.tokens),
+        finish_reason=final.finish_reason,
+        usage=final.usage,
+        logprobs=tuple(logprob for event in events for logprob in event.logprobs),
+        prompt_score=scores[0] if scores else None,
+    )

@@ -1,0 +1,210 @@
+"""The scheduler alone: one budget, order of arrival, preemption of the youngest, no livelock."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from yearling.serving.cache import BlockTable, FullGroup
+from yearling.serving.scheduler import Chunk, Scheduler, StepLimits
+from yearling.serving.sequence import TokenSequence
+
+
+def new_scheduler(
+    num_blocks: int = 64, max_step_tokens: int = 32, max_logit_rows: int = 32, max_sequences: int = 8
+) -> Scheduler:
+    limits = StepLimits(max_step_tokens, max_logit_rows, max_sequences)
+    return Scheduler(FullGroup(num_blocks, 16), limits)
+
+
+def new_sequence(num_prompt: int, name: str = "s", *, is_scoring: bool = False) -> TokenSequence:
+    tokens = [sum(name.encode()) + index for index in range(num_prompt)]
+    return TokenSequence(name, tokens, num_prompt, BlockTable(name.encode()), is_scoring)
+
+
+def run(scheduler: Scheduler, chunks: list[Chunk]) -> None:
+    """Pretend to execute a step: each sampling chunk gives a token."""
+    for chunk in chunks:
+        scheduler.advance(chunk)
+        if chunk.is_sampling:
+            chunk.sequence.tokens.append(7)
+
+
+def step(scheduler: Scheduler) -> list[tuple[str, int, bool]]:
+    chunks = scheduler.schedule()
+    run(scheduler, chunks)
+    return [(chunk.sequence.request_id, *chunk[1:]) for chunk in chunks]
+
+
+def test_prompt_is_cut_to_the_step_budget() -> None:
+    scheduler = new_scheduler()
+    scheduler.add(new_sequence(70))
+    assert [step(scheduler) for _ in range(4)] == [
+        [("s", 32, False)],
+        [("s", 32, False)],
+        [("s", 6, True)],
+        [("s", 1, True)],
+    ]
+
+
+def test_running_answer_goes_before_a_long_prompt() -> None:
+    scheduler = new_scheduler()
+    scheduler.add(new_sequence(4, "answering"))
+    step(scheduler)
+    scheduler.add(new_sequence(100, "long"))
+    assert step(scheduler) == [("answering", 1, True), ("long", 31, False)]
+    assert step(scheduler) == [("answering", 1, True), ("long", 31, False)]
+
+
+def test_older_prompt_does_not_hold_up_a_younger_answer() -> None:
+    scheduler = new_scheduler(max_logit_rows=10)
+    scheduler.add(new_sequence(30, "scored", is_scoring=True))
+    scheduler.add(new_sequence(1, "short"))
+    assert step(scheduler) == [("scored", 10, False)]
+    assert step(scheduler) == [("short", 1, True), ("scored", 9, False)]
+
+
+def test_queue_is_served_in_order_of_arrival() -> None:
+    scheduler = new_scheduler(num_blocks=4)
+    scheduler.add(new_sequence(40, "large"))
+    scheduler.add(new_sequence(40, "blocked"))
+    scheduler.add(new_sequence(1, "small"))
+    assert [name for name, _, _ in step(scheduler)] == ["large"]
+    assert [s.request_id for s in scheduler.waiting] == ["blocked", "small"]
+
+
+def test_max_sequences_bounds_what_runs() -> None:
+    scheduler = new_scheduler(max_sequences=2)
+    for name in "abc":
+        scheduler.add(new_sequence(1, name))
+    step(scheduler)
+    assert len(scheduler.running) == 2
+    scheduler.remove(scheduler.running[0])
+    step(scheduler)
+    assert [s.request_id for s in scheduler.running] == ["b", "c"]
+
+
+def test_scoring_is_cut_to_the_logit_rows_and_leaves_the_last_token() -> None:
+    scheduler = new_scheduler(max_logit_rows=10)
+    sequence = new_sequence(25, is_scoring=True)
+    scheduler.add(sequence)
+    assert [step(scheduler) for _ in range(3)] == [
+        [("s", 10, False)],
+        [("s", 10, False)],
+        [("s", 4, False)],
+    ]
+    assert sequence.num_remaining == 0
+    sequence.is_scoring = False
+    assert step(scheduler) == [("s", 1, True)]
+
+
+def test_scoring_takes_nothing_from_the_cache() -> None:
+    scheduler = new_scheduler(max_step_tokens=64)
+    first = new_sequence(33)
+    scheduler.add(first)
+    step(scheduler)
+    scheduler.remove(first)
+    scorer = new_sequence(33, is_scoring=True)
+    scheduler.add(scorer)
+    step(scheduler)
+    assert scorer.num_cached == 0
+    reader = new_sequence(33)
+    scheduler.add(reader)
+    step(scheduler)
+    assert reader.num_cached == 32
+
+
+def test_youngest_is_preempted_and_comes_back_first() -> None:
+    scheduler = new_scheduler(num_blocks=4, max_step_tokens=64)
+    old, young = new_sequence(31, "old"), new_sequence(30, "young")
+    scheduler.add(old)
+    scheduler.add(young)
+    scheduler.add(new_sequence(30, "later"))
+    step(scheduler)
+    step(scheduler)
+    assert step(scheduler) == [("old", 1, True)]
+    assert [s.request_id for s in scheduler.waiting] == ["young", "later"]
+    assert (young.table.blocks, young.num_computed, scheduler.num_preemptions) == ([], 0, 1)
+    scheduler.remove(old)
+    assert step(scheduler)[0][0] == "young"
+    assert young.num_computed == len(young.tokens) - 1
+
+
+def test_preempted_sequence_finds_what_it_computed() -> None:
+    scheduler = new_scheduler(num_blocks=5, max_step_tokens=64)
+    old, young = new_sequence(31, "old"), new_sequence(33, "young")
+    scheduler.add(old)
+    scheduler.add(young)
+    while not scheduler.num_preemptions:
+        step(scheduler)
+    scheduler.remove(old)
+    chunks = scheduler.schedule()
+    assert chunks[0].sequence is young
+    assert len(young.tokens) - chunks[0].num_tokens == 32
+
+
+def test_two_that_need_most_of_the_pool_take_turns_in_bounded_steps() -> None:
+    scheduler = new_scheduler(num_blocks=10, max_step_tokens=64)
+    sequences = [new_sequence(16, name) for name in "ab"]  # each grows to 6 of 10 blocks
+    for sequence in sequences:
+        scheduler.add(sequence)
+    for num_steps in range(400):
+        run(scheduler, scheduler.schedule())
+        for sequence in [s for s in scheduler.running if len(s.tokens) >= 96]:
+            scheduler.remove(sequence)
+        if not scheduler.running and not scheduler.waiting:
+            break
+    assert num_steps < 250  # 80 tokens each, one after the other at worst
+    assert scheduler.num_preemptions <= 2
+
+
+def test_remove_frees_blocks_at_once() -> None:
+    scheduler = new_scheduler(num_blocks=4)
+    running, waiting = new_sequence(60, "running"), new_sequence(60, "waiting")
+    scheduler.add(running)
+    scheduler.add(waiting)
+    step(scheduler)
+    scheduler.remove(waiting)
+    scheduler.remove(running)
+    assert scheduler._cache.num_free == 4
+    assert not scheduler.waiting
+    assert not scheduler.running
+
+
+def test_limits_refuse_more_sequences_than_a_step_can_serve() -> None:
+    with pytest.raises(ValueError, match="max_sequences=9 must lie between 1 and the smaller"):
+        StepLimits(max_step_tokens=16, max_logit_rows=8, max_sequences=9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    prompts=st.lists(st.tuples(st.integers(1, 70), st.booleans()), min_size=1, max_size=8),
+    answers=st.lists(st.integers(1, 40), min_size=8, max_size=8),
+    num_blocks=st.integers(7, 12),
+    budget=st.integers(4, 40),
+    rows=st.integers(4, 10),
+)
+def test_every_sequence_ends_whatever_the_sizes(
+    prompts: list[tuple[int, bool]], answers: list[int], num_blocks: int, budget: int, rows: int
+) -> None:
+    scheduler = new_scheduler(num_blocks, budget, rows, max_sequences=4)
+    goals = {}
+    for index, (num_prompt, is_scoring) in enumerate(prompts):
+        sequence = new_sequence(num_prompt, str(index), is_scoring=is_scoring and num_prompt > 1)
+        goals[sequence.request_id] = num_prompt + answers[index]
+        scheduler.add(sequence)
+    for _ in range(3000):
+        chunks = scheduler.schedule()
+        assert chunks, "work is left and nothing is scheduled"
+        assert sum(chunk.num_tokens for chunk in chunks) <= budget
+        num_rows = sum(c.num_tokens if c.sequence.is_scoring else c.is_sampling for c in chunks)
+        assert num_rows <= rows
+        run(scheduler, chunks)
+        for sequence in list(scheduler.running):
+            if sequence.is_scoring and sequence.num_remaining == 0:
+                sequence.is_scoring = False
+            if len(sequence.tokens) >= goals[sequence.request_id]:
+                scheduler.remove(sequence)
+        if not scheduler.running and not scheduler.waiting:
+            break
+    assert not scheduler.running
+    assert scheduler._cache.num_free == num_blocks
