@@ -26,6 +26,8 @@ SET_UP := PYTHON=$(PYTHON) tools/set_up.sh
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
+# The model travels while the compiler runs, unless another one is asked for.
+serve: export PREFETCH := $(if $(ARGS),,smollm2)
 serve: $(MINIMAL)
 	@exec $(BIN)/yearling serve $(ARGS)
 

@@ -53,24 +53,44 @@ make_environment() {
     fi
 }
 
+# requirements GROUP: the lines of pyproject.toml, for `dependencies` or the name of an extra.
+requirements() {
+    .venv/bin/python -c 'import pathlib, sys, tomllib
+project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
+extras = project["optional-dependencies"]
+print("\n".join(extras.get(sys.argv[1]) or project[sys.argv[1]]))' "$1" >"build/$1.txt"
+}
+
+# What needs no compiler, while the compiler runs: packages, then the model of PREFETCH.
+fetch() {
+    requirements dependencies
+    # Without --no-compile pip byte-compiles files that are never imported, for ten seconds.
+    $PIP install --quiet --no-compile --requirement build/dependencies.txt
+    [ -z "${PREFETCH:-}" ] || env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT PYTHONPATH=src \
+        .venv/bin/python -c 'import sys
+from yearling.models.store import pull
+pull(sys.argv[1])' "$PREFETCH" || say "$PREFETCH could not be fetched; serving tries again."
+}
+
 minimal() {
     check_machine
     make_environment
+    mkdir -p build
+    fetch >build/fetch.log 2>&1 &
+    fetching=$!
+    trap 'kill $fetching 2>/dev/null || true' EXIT
     quietly install "Installing Yearling and compiling its core; about a minute …" \
-        $PIP install --quiet --editable .
+        $PIP install --quiet --no-deps --editable .
+    wait $fetching || {
+        tail -n 40 build/fetch.log >&2
+        fail "The packages could not be installed; the whole output is in build/fetch.log."
+    }
 }
 
 dev() {
-    mkdir -p build
-    .venv/bin/python - >build/dev-requirements.txt <<'PYTHON_CODE'
-import pathlib
-import tomllib
-
-project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
-print("\n".join(project["optional-dependencies"]["dev"]))
-PYTHON_CODE
+    requirements dev
     quietly install-dev "Installing what the tests need; a minute or two …" \
-        $PIP install --quiet --requirement build/dev-requirements.txt
+        $PIP install --quiet --requirement build/dev.txt
 }
 
 peers() {

@@ -5,7 +5,6 @@
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from yearling.serving.request import SamplingParams
 
 __all__ = ["LLM", "SamplingParams", "__version__"]
-__version__ = version("yearling")
+__version__ = "0.1.0"
 
 _HOMES = {"LLM": "yearling.serving.llm", "SamplingParams": "yearling.serving.request"}
 

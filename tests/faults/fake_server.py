@@ -8,7 +8,7 @@ from tests.server.fake_model import served_model
 from yearling.core.log import set_up_logging
 from yearling.server.config import ServerConfig
 from yearling.server.launch import serve_models
-from yearling.server.runner import bind, url_of
+from yearling.server.listener import bind, url_of
 from yearling.serving.worker import ModelWorker
 
 

@@ -346,7 +346,9 @@ def test_valid_file_loads_under_the_same_limits(name: str, outcomes: dict[str, O
 
 def test_isolation_reports_what_is_not_typed(tmp_path: Path) -> None:
     """The harness itself can fail: hangs, large allocations and crashes are seen."""
-    outcomes = load_isolated({"hang": tmp_path / "hang", "memory": tmp_path / "memory"}, __name__ + ":_bad")
+    outcomes = load_isolated(
+        {"hang": tmp_path / "hang", "memory": tmp_path / "memory"}, __name__ + ":_bad"
+    )
     assert outcomes["hang"].error == "signal 9"
     assert outcomes["memory"].error == "MemoryError"
 

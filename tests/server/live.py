@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 from tests.server.fake_model import served_model
 from yearling.server.app import build_app
 from yearling.server.config import ServerConfig
+from yearling.server.listener import bind, url_of
 from yearling.server.models import ServedModel
-from yearling.server.runner import DrainingServer, _uvicorn_config, bind, url_of
+from yearling.server.runner import DrainingServer, _uvicorn_config
 from yearling.server.service import Service
 
 ROOT = Path(__file__).parents[2]

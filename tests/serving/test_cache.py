@@ -11,7 +11,9 @@ BLOCK = 4
 
 
 def root(salt: str = "", **changes: str) -> bytes:
-    return root_key(**{"salt": salt, "adapter": "", "weights_version": "1", "kv_type": "f", **changes})
+    return root_key(
+        **{"salt": salt, "adapter": "", "weights_version": "1", "kv_type": "f", **changes}
+    )
 
 
 def filled(group: FullGroup, tokens: list[int], salt: str = "") -> BlockTable:

@@ -10,7 +10,10 @@ from yearling.serving.sequence import TokenSequence
 
 
 def new_scheduler(
-    num_blocks: int = 64, max_step_tokens: int = 32, max_logit_rows: int = 32, max_sequences: int = 8
+    num_blocks: int = 64,
+    max_step_tokens: int = 32,
+    max_logit_rows: int = 32,
+    max_sequences: int = 8,
 ) -> Scheduler:
     limits = StepLimits(max_step_tokens, max_logit_rows, max_sequences)
     return Scheduler(FullGroup(num_blocks, 16), limits)
@@ -147,13 +150,13 @@ def test_two_that_need_most_of_the_pool_take_turns_in_bounded_steps() -> None:
     sequences = [new_sequence(16, name) for name in "ab"]  # each grows to 6 of 10 blocks
     for sequence in sequences:
         scheduler.add(sequence)
-    for num_steps in range(400):
+    num_steps = 0
+    while scheduler.running or scheduler.waiting:
+        num_steps += 1
+        assert num_steps < 250  # 80 tokens each, one after the other at worst
         run(scheduler, scheduler.schedule())
         for sequence in [s for s in scheduler.running if len(s.tokens) >= 96]:
             scheduler.remove(sequence)
-        if not scheduler.running and not scheduler.waiting:
-            break
-    assert num_steps < 250  # 80 tokens each, one after the other at worst
     assert scheduler.num_preemptions <= 2
 
 

@@ -1,23 +1,24 @@
 """What `yearling serve` can be told."""
 
 import ipaddress
+from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 
+from yearling.core.config import Config
 from yearling.core.errors import ConfigError
 from yearling.server.limits import Limits
+from yearling.serving.model import ModelOptions
 
-__all__ = ["ServerConfig", "is_loopback"]
+__all__ = ["ServeSettings", "ServerConfig", "is_loopback"]
 
 
-class ServerConfig(BaseModel):
+class ServerConfig(Config):
     """Address, keys and names of one server.
 
     Raises:
         ConfigError: the address can be reached from outside, and no key is set.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
     host: str = Field(default="127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port; 0 takes a free one.")
@@ -39,6 +40,49 @@ class ServerConfig(BaseModel):
         if not all(key.get_secret_value().strip() for key in self.api_keys):
             raise ConfigError("An API key is blank: give one that is hard to guess.")
         return self
+
+
+class ServeSettings(Config):
+    """Everything `yearling serve` can be told.
+
+    Raises:
+        ConfigError: two models would be served under one name.
+    """
+
+    models: tuple[str, ...] = Field(
+        default=("smollm2",), min_length=1, description="Store names, GGUF files or folders."
+    )
+    served_names: tuple[str, ...] = Field(
+        default=(), description="Names clients use, one per model; none takes the models' own."
+    )
+    server: ServerConfig = Field(default_factory=ServerConfig, description="Address and keys.")
+    engine: ModelOptions = Field(
+        default_factory=ModelOptions, description="How every model is run."
+    )
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> "ServeSettings":
+        if self.served_names and len(self.served_names) != len(self.models):
+            raise ConfigError(
+                f"{len(self.models)} models, but {len(self.served_names)} served names: "
+                "give one per model, or none."
+            )
+        names = [self.served_name(model) for model in self.models]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"two models would be called the same: {', '.join(names)}.")
+        return self
+
+    def served_name(self, model: str) -> str:
+        """What clients call a model: a file by its stem, anything else as it is.
+
+        >>> ServeSettings().served_name("models/tiny.gguf")
+        'tiny'
+        """
+        if self.served_names:
+            return self.served_names[self.models.index(model)]
+        if model.endswith(".gguf") and not model.startswith("hf:"):
+            return Path(model).stem
+        return Path(model).name if Path(model).is_absolute() else model
 
 
 def is_loopback(host: str) -> bool:

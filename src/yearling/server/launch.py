@@ -7,12 +7,14 @@ framework on another; the socket is taken before either, so that a taken port co
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from yearling import __version__
-from yearling.server.config import ServerConfig
-from yearling.server.limits import Limits
+from yearling.core.errors import ModelError
+from yearling.models.store import resolve
+from yearling.server.config import ServerConfig, ServeSettings
+from yearling.serving.model import load_model
 from yearling.serving.worker import ModelWorker
 
 if TYPE_CHECKING:
@@ -24,9 +26,7 @@ __all__ = ["serve", "serve_models"]
 
 
 async def serve(
-    names: Sequence[str],
-    options: Mapping[str, Any],
-    config: ServerConfig,
+    settings: ServeSettings,
     *,
     listener: "socket.socket",
     on_ready: Callable[[], None],
@@ -34,27 +34,31 @@ async def serve(
     """Load models and serve them until a signal; give back whether every answer could finish.
 
     Args:
-        names: What `yearling.models.store.resolve` takes.
-        options: Given to every engine.
-        config: Address, keys, limits.
+        settings: What to serve and how; every model is in the store or on the disk.
         listener: A bound socket.
         on_ready: Called once, when the server listens and every model can answer.
     Raises:
-        YearlingError: a model cannot be loaded.
+        YearlingError: a model cannot be found or loaded.
     """
-    workers = [ModelWorker(name, {"name": name, **options}) for name in names]
+    options = settings.engine.model_dump()
+    workers = [
+        ModelWorker(name, {"path": str(resolve(name)), "options": options})
+        for name in settings.models
+    ]
     starting = [asyncio.create_task(worker.start()) for worker in workers]
     # Lets the children start before the imports below keep this thread busy.
     await asyncio.sleep(0.02)
     try:
         models = [
-            _served_model(name, options, worker, config.limits)
-            for name, worker in zip(names, workers, strict=True)
+            _served_model(name, settings, worker)
+            for name, worker in zip(settings.models, workers, strict=True)
         ]
     except BaseException:
         await _stop(workers, starting)
         raise
-    return await serve_models(models, starting, config, listener=listener, on_ready=on_ready)
+    return await serve_models(
+        models, starting, settings.server, listener=listener, on_ready=on_ready
+    )
 
 
 async def serve_models(
@@ -107,25 +111,25 @@ async def _stop(engines: Sequence[Any], starting: "Sequence[asyncio.Task[None]]"
     await asyncio.gather(*(engine.stop() for engine in engines), return_exceptions=True)
 
 
-def _served_model(
-    name: str, options: Mapping[str, Any], worker: ModelWorker, limits: Limits
-) -> "ServedModel":
+def _served_model(name: str, settings: ServeSettings, worker: ModelWorker) -> "ServedModel":
     from yearling.server.generation import Admission
     from yearling.server.models import ServedModel
-    from yearling.serving.model import load_model
 
-    loaded = load_model(name, options)
+    loaded = load_model(name, settings.engine)
+    if loaded.tokenizer is None:
+        raise ModelError(f"{name} came without a tokenizer, so it cannot be served over HTTP.")
     if loaded.chat_template is not None:
         loaded.chat_template.prepare()
-    identity = f"{__version__} {loaded.name} {loaded.checkpoint.path.stat().st_size} {options}"
+    loaded.checkpoint.close()
+    identity = f"{__version__} {loaded.path} {loaded.path.stat().st_size} {settings.engine}"
     return ServedModel(
-        name=loaded.name,
+        name=settings.served_name(name),
         tokenizer=loaded.tokenizer,
         chat_template=loaded.chat_template,
         context=loaded.context,
         engine=worker,
-        admission=Admission(limits),
-        limits=limits,
+        admission=Admission(settings.server.limits),
+        limits=settings.server.limits,
         fingerprint="fp_" + hashlib.sha256(identity.encode()).hexdigest()[:12],
     )
 

@@ -1,6 +1,5 @@
 """Running the server: its socket, uvicorn within our limits, and an orderly end."""
 
-import errno
 import gc
 import logging
 import resource
@@ -12,56 +11,15 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from yearling.core.errors import ConfigError
 from yearling.server.config import ServerConfig
 from yearling.server.protocol import limited_protocol
 from yearling.server.service import Service
 
-__all__ = ["DrainingServer", "bind", "serve_app", "url_of"]
+__all__ = ["DrainingServer", "serve_app"]
 
 _logger = logging.getLogger("yearling.server")
 # Streams that were told of the end have this long to send it.
 _ABORT_SECONDS = 3
-
-
-def bind(config: ServerConfig) -> socket.socket:
-    """Take the address, without listening yet.
-
-    Raises:
-        ConfigError: the port is taken, or the address is not ours; the message says what to do.
-    """
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((config.host, config.port))
-    except OSError as error:
-        listener.close()
-        raise _bind_error(config, error) from None
-    return listener
-
-
-def _bind_error(config: ServerConfig, error: OSError) -> ConfigError:
-    where = f"{config.host}:{config.port}"
-    if error.errno == errno.EADDRINUSE:
-        return ConfigError(
-            f"port {config.port} is taken: another program listens on {where}.\n"
-            f"  Stop it, or choose another port: yearling serve --port {config.port + 1}"
-        )
-    if error.errno == errno.EACCES:
-        return ConfigError(f"no permission to listen on {where}: choose a port above 1023.")
-    return ConfigError(f"cannot listen on {where}: {error.strerror or error}.")
-
-
-def url_of(listener: socket.socket) -> str:
-    """The address to show and open.
-
-    >>> with socket.create_server(("127.0.0.1", 0)) as listener:
-    ...     url_of(listener).startswith("http://127.0.0.1:")
-    True
-    """
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def serve_app(

@@ -46,12 +46,12 @@ class FolderCheckpoint:
         tied = (f"{family.weights['head'].hugging_face}.weight",)  # a copy that some writers keep
         ignored = family.ignored + (tied if tied[0] not in wanted else ())
         check_tensors(str(path), wanted, found, ignored)
-        self._names = tuple(sorted(wanted))
+        self._names = frozenset(wanted)
         self.eos_token_ids = self._eos_token_ids(config)
 
     def tensor_names(self) -> tuple[str, ...]:
         """Names of all tensors, sorted."""
-        return self._names
+        return tuple(sorted(self._names))
 
     def tensor(self, name: str) -> StoredTensor:
         """Read one tensor.
@@ -59,6 +59,8 @@ class FolderCheckpoint:
         Raises:
             ModelFormatError: no such tensor, or its file has been cut since it was opened.
         """
+        if name not in self._names:
+            raise ModelFormatError(f"{self.path}: holds no tensor {name}.")
         return self._files.tensor(name)
 
     def tokenizer(self) -> "Tokenizer | None":

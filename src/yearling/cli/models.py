@@ -1,0 +1,86 @@
+"""`yearling pull | list | show | rm`: the model store."""
+
+from typing import Annotated
+
+import typer
+
+__all__ = ["list_", "pull", "remove", "show"]
+
+_Name = Annotated[str, typer.Argument(help="Store name, for example smollm2, or hf:ORG/NAME.")]
+_AnyName = Annotated[
+    str, typer.Argument(help="Store name, path of a GGUF file, or of a checkpoint folder.")
+]
+
+
+def pull(name: _Name) -> None:
+    """Bring a model into the store."""
+    from yearling.cli.progress import download_bar
+    from yearling.models import store
+
+    with download_bar(name) as progress:
+        path = store.pull(name, progress)
+    typer.echo(path)
+
+
+def list_() -> None:
+    """List the models in the store."""
+    from yearling.models import store
+
+    models = store.installed()
+    if not models:
+        typer.echo("The store is empty. Get a model with: yearling pull smollm2", err=True)
+        return
+    width = max(len(model.name) for model in models)
+    typer.echo(f"{'NAME':{width}}  {'SIZE':>9}  {'KIND':6}  {'PULLED':10}  LICENCE")
+    for model in models:
+        typer.echo(
+            f"{model.name:{width}}  {_size(model.size_bytes):>9}  {model.kind:6}  "
+            f"{model.pulled[:10]}  {model.licence}"
+        )
+
+
+def show(name: _AnyName) -> None:
+    """Show what a model is."""
+    from yearling.models import store
+
+    model = store.describe(name)
+    spec = model.spec
+    rows = {
+        "name": model.name,
+        "path": model.path,
+        "size": _size(model.size_bytes),
+        "sha256": model.sha256,
+        "licence": model.licence,
+        "source": model.source,
+        "family": spec.family,
+        "layers": len(spec.layers),
+        "width": spec.width,
+        "vocabulary": spec.vocabulary,
+        "context": f"{spec.context} tokens",
+    }
+    for label, value in rows.items():
+        typer.echo(f"{label:11} {value}")
+
+
+def remove(
+    name: _Name,
+    is_sure: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a model from the store."""
+    from yearling.models import store
+
+    if not is_sure:
+        typer.confirm(f"Delete {name} from the store?", abort=True, err=True)
+    store.remove(name)
+    typer.echo(f"removed {name}")
+
+
+def _size(num_bytes: int) -> str:
+    """Bytes for people.
+
+    >>> _size(98_362_432)
+    '98.4 MB'
+    """
+    if num_bytes < 1e9:
+        return f"{num_bytes / 1e6:.1f} MB"
+    return f"{num_bytes / 1e9:.1f} GB"

@@ -1,0 +1,120 @@
+"""`yearling serve`: the HTTP server and the web page."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from yearling.server.config import ServeSettings
+
+__all__ = ["serve"]
+
+
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", "-m", help="Store name, GGUF file or folder; may repeat. [smollm2]"
+        ),
+    ] = None,
+    served_model_name: Annotated[
+        list[str] | None, typer.Option(help="Name that clients use, one per model.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one. [8000]")] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(help="Key that clients must present; may repeat. [YEARLING_API_KEY]"),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(help="Another name that clients may call the server by; may repeat."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads that compute. [one per core]")
+    ] = None,
+    max_model_len: Annotated[
+        int | None, typer.Option(help="Tokens of prompt and answer. [the model's]")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="auto, float32, float16, int8 or int4. [auto]")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file with these settings.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any setting, for example engine.kv_type=float16."),
+    ] = None,
+    show_limits: Annotated[
+        bool, typer.Option("--show-limits", help="Print the limits and exit.")
+    ] = False,
+) -> None:
+    """Serve models over OpenAI's HTTP API, with a chat page."""
+    from yearling.core.environment import read_variable
+
+    key = read_variable("YEARLING_API_KEY")
+    given = {
+        "models": model,
+        "served_names": served_model_name,
+        "server.host": host,
+        "server.port": port,
+        "server.api_keys": api_key or ([key] if key else None),
+        "server.allowed_hosts": allowed_host,
+        "engine.threads": threads,
+        "engine.context": max_model_len,
+        "engine.weights": weights,
+    }
+    settings = _settings(config, set_ or [], given)
+    if show_limits:
+        _print_limits(settings)
+        return
+    if not _run(settings):
+        raise typer.Exit(1)
+
+
+def _settings(path: Path | None, overrides: list[str], given: dict[str, Any]) -> "ServeSettings":
+    from yearling.core.config import load_config
+    from yearling.server.config import ServeSettings
+
+    # JSON is YAML, so a value keeps its type on the way through.
+    options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value]
+    if given["server.port"] == 0:
+        options.append("server.port=0")
+    return load_config(ServeSettings, path, [*overrides, *options])
+
+
+def _print_limits(settings: "ServeSettings") -> None:
+    from yearling.server.limits import describe_limits
+
+    for name, value, meaning in describe_limits(settings.server.limits):
+        typer.echo(f"{name:32} {value:>9}  {meaning}")
+
+
+def _run(settings: "ServeSettings") -> bool:
+    import asyncio
+
+    from yearling.cli.progress import download_bar, notice_when_slow
+    from yearling.core.log import set_up_logging
+    from yearling.models.store import ensure
+    from yearling.server.launch import serve as run_server
+    from yearling.server.listener import bind, url_of
+
+    set_up_logging()
+    with bind(settings.server) as listener:
+        for name in settings.models:
+            with download_bar(name) as progress:
+                ensure(name, progress)
+        names = ", ".join(settings.served_name(name) for name in settings.models)
+        url = url_of(listener)
+        with notice_when_slow(f"loading {names} …"):
+            ready = f"Yearling is ready: {url}  ({names}, {_threads(settings)} threads)"
+            return asyncio.run(
+                run_server(settings, listener=listener, on_ready=lambda: print(ready, flush=True))
+            )
+
+
+def _threads(settings: "ServeSettings") -> int:
+    import os
+
+    return settings.engine.threads or len(os.sched_getaffinity(0))

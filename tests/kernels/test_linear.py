@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+from tests.kernels.programs import feed, native, packed, run_both, step_of
+
+from yearling.kernels import _native, ops
+from yearling.models.checkpoint.formats import StoredTensor, to_float32
+
+KINDS = ["int4", "int8", "float16", "bfloat16", "float32"]
+BLOCK_BYTES = {"Q4_0": 18, "Q4_1": 20, "Q8_0": 34}
+KIND_OF = {"Q4_0": "int4", "Q4_1": "int4", "Q8_0": "int8"}
+
+
+def random_blocks(rng, fmt, rows, inputs):
+    """Blocks of random codes with finite scales, as bytes."""
+    size = BLOCK_BYTES[fmt]
+    blocks = rng.integers(0, 256, (rows * inputs // 32, size), dtype=np.uint8)
+    halves = 2 if fmt == "Q4_1" else 1
+    scales = rng.normal(0, 0.1, (len(blocks), halves)).astype(np.float16)
+    blocks[:, : 2 * halves] = scales.view(np.uint8)
+    return blocks.reshape(-1)
+
+
+@pytest.mark.parametrize("fmt", BLOCK_BYTES)
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 32), (8, 64), (13, 96), (24, 576)])
+def test_packing_keeps_every_code_and_scale(rng, fmt, outputs, inputs):
+    data = random_blocks(rng, fmt, outputs, inputs)
+    weights = _native.Linear(KIND_OF[fmt], outputs, inputs)
+    weights.pack(0, outputs, fmt, data)
+    expected = to_float32(StoredTensor(fmt, (outputs, inputs), data))
+    np.testing.assert_array_equal(weights.unpack(), expected)
+
+
+def test_packing_in_parts_equals_packing_at_once(rng):
+    data = random_blocks(rng, "Q4_1", 21, 64)
+    whole, parts = (_native.Linear("int4", 21, 64) for _ in range(2))
+    whole.pack(0, 21, "Q4_1", data)
+    row = len(data) // 21
+    for first, rows in ((0, 5), (5, 9), (14, 7)):
+        parts.pack(first, rows, "Q4_1", data[first * row : (first + rows) * row])
+    np.testing.assert_array_equal(whole.unpack(), parts.unpack())
+
+
+@pytest.mark.parametrize("fmt", ["F32", "F16", "BF16"])
+def test_packing_plain_formats_keeps_values(rng, fmt):
+    matrix = rng.normal(size=(9, 33)).astype(np.float32)
+    raw = {
+        "F32": matrix,
+        "F16": matrix.astype(np.float16),
+        "BF16": (matrix.view(np.uint32) >> 16).astype(np.uint16),
+    }[fmt]
+    data = np.ascontiguousarray(raw).view(np.uint8).reshape(-1)
+    weights = _native.Linear({"F16": "float16", "BF16": "bfloat16"}.get(fmt, "float32"), 9, 33)
+    weights.pack(0, 9, fmt, data)
+    np.testing.assert_array_equal(
+        weights.unpack(), to_float32(StoredTensor(fmt, matrix.shape, data))
+    )
+
+
+@pytest.mark.parametrize(("kind", "steps"), [("int4", 15), ("int8", 254)])
+def test_quantising_errs_by_half_a_step_at_most(rng, kind, steps):
+    matrix = rng.normal(size=(11, 70)).astype(np.float32)
+    error = np.abs(packed(kind, matrix).unpack() - matrix)
+    for group in range(0, 70, 32):
+        part = matrix[:, group : group + 32]
+        if kind == "int4":
+            span = part.max(axis=1) - part.min(axis=1)
+        else:
+            span = 2 * np.abs(part).max(axis=1)
+        # Half a step, and what binary16 scales and minima lose.
+        bound = span / steps * 0.5 + np.abs(part).max(axis=1) * 2**-9
+        assert (error[:, group : group + 32] <= bound[:, None]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [1, 2, 5, 6, 7, 19])
+@pytest.mark.parametrize(("outputs", "inputs"), [(1, 1), (7, 31), (8, 32), (65, 96), (30, 257)])
+def test_linear_equals_reference(rng, kernels, kind, rows, outputs, inputs):
+    weights = packed(kind, rng.normal(size=(outputs, inputs)).astype(np.float32))
+    bias = rng.normal(size=outputs).astype(np.float32)
+    values = rng.normal(size=(rows, inputs)).astype(np.float32)
+    program = [*feed(inputs), ops.Linear("in", "out", weights, bias)]
+    ours, truth = run_both(program, step_of(values), "out", kernels=kernels)
+    # Codes round half-way cases alike; what is left is the order of float32 additions.
+    np.testing.assert_allclose(ours, truth, rtol=2e-5, atol=2e-5 * np.sqrt(inputs))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_linear_accumulates_into_its_columns(rng, kernels, kind):
+    first = packed(kind, rng.normal(size=(20, 64)).astype(np.float32))
+    second = packed(kind, rng.normal(size=(9, 64)).astype(np.float32))
+    values = rng.normal(size=(7, 64)).astype(np.float32)
+    program = [
+        *feed(64),
+        ops.Linear("in", "out", first),
+        ops.Linear("in", "out", second, column=20),
+        ops.Linear("in", "out", second, column=5, accumulates=True),
+    ]
+    ours, truth = run_both(program, step_of(values), "out", kernels=kernels)
+    np.testing.assert_allclose(ours, truth, rtol=2e-5, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_linear_rows_do_not_depend_on_their_company(rng, kernels, kind):
+    weights = packed(kind, rng.normal(size=(100, 160)).astype(np.float32))
+    values = rng.normal(size=(230, 160)).astype(np.float32)
+    program = [*feed(160), ops.Linear("in", "out", weights)]
+    core = native(program, kernels, threads=3)
+    core.run(step_of(values))
+    together = core.view("out", 230).copy()
+    for row in (0, 1, 97, 229):
+        core.run(step_of(values[row : row + 1]))
+        np.testing.assert_array_equal(core.view("out", 1)[0], together[row])
+
+
+@pytest.mark.parametrize("kind", ["int4", "int8"])
+def test_quantised_linear_holds_extreme_codes(kernels, kind):
+    """All codes at their limits: the largest sums the integer lanes must hold."""
+    matrix = np.where(np.arange(64 * 8).reshape(8, 64) % 2 == 0, 15.0, 15.0).astype(np.float32)
+    matrix[:, 0] = 0.0  # keeps the int4 minimum at zero, so the other codes are 15
+    values = np.full((6, 64), 127.0, np.float32)
+    program = [*feed(64), ops.Linear("in", "out", packed(kind, matrix))]
+    ours, truth = run_both(program, step_of(values), "out", kernels=kernels)
+    np.testing.assert_allclose(ours, truth, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_linear_lets_a_nan_through(kernels, kind):
+    weights = packed(kind, np.ones((8, 64), np.float32))
+    values = np.ones((3, 64), np.float32)
+    values[1, 40] = np.nan
+    core = native([*feed(64), ops.Linear("in", "out", weights)], kernels)
+    core.run(step_of(values))
+    assert np.isnan(core.view("out", 3)).all(axis=1).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: _native.Linear("int3", 8, 32), "no weight kind is named 'int3'"),
+        (lambda: _native.Linear("int4", 0, 32), "at least one input"),
+        (lambda: packed("int4", np.ones((8, 32), "f4")).pack(1, 8, "F32", np.zeros(1024, "u1")),
+         "packing 8 rows at 1 of 8"),
+        (lambda: packed("int4", np.ones((8, 32), "f4")).pack(0, 8, "Q4_1", np.zeros(7, "u1")),
+         "7 bytes given, 160 expected"),
+        (lambda: packed("int8", np.ones((8, 32), "f4")).pack(0, 8, "Q4_1", np.zeros(160, "u1")),
+         "keep their codes only in their own layout"),
+        (lambda: packed("int4", np.ones((8, 33), "f4")).pack(0, 8, "Q4_1", np.zeros(160, "u1")),
+         "33 inputs are not whole blocks"),
+        (lambda: packed("int4", np.ones((8, 32), "f4")).pack(0, 8, "Q3_K", np.zeros(160, "u1")),
+         "does not pack format Q3_K"),
+    ],
+)  # fmt: skip
+def test_packing_refuses_what_does_not_fit(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

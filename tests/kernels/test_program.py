@@ -1,0 +1,131 @@
+import dataclasses
+import threading
+
+import numpy as np
+import pytest
+from tests.kernels.programs import feed, native, packed, step_of
+
+from yearling.kernels import _native, ops
+from yearling.kernels.program import NativeProgram, buffer_shapes
+
+
+def tiny() -> NativeProgram:
+    program = [
+        *feed(24),
+        ops.WriteKV("in", 0, 8, 16, 1, 8),
+        ops.Attention("in", "out", 0, 1, 1, 8, 1.0),
+        ops.Gather("out", "logits"),
+    ]
+    return native(program, context=64, step_tokens=32, logit_rows=4, cache_blocks=8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens": np.array([0, 1, 0], np.int32)}, "token id 1 is outside the vocabulary of 1"),
+        ({"tokens": np.array([0, -1, 0], np.int32)}, "token id -1"),
+        ({"tokens": np.zeros(0, np.int32)}, "a step of 0 tokens"),
+        ({"tokens": np.zeros(33, np.int32)}, "a step of 33 tokens; 1 to 32 fit"),
+        ({"starts": np.array([62], np.int32)}, "position 64 is outside the context of 64"),
+        ({"starts": np.array([-1], np.int32)}, "starts must not be negative"),
+        ({"starts": np.array([15], np.int32)}, "block table is too short"),
+        ({"lengths": np.array([2], np.int32)}, "cover the step's tokens"),
+        ({"lengths": np.array([0], np.int32)}, "lengths must be positive"),
+        ({"block_tables": np.array([[8]], np.int32)}, "cache block 8 of 8"),
+        ({"block_tables": np.array([[-1]], np.int32)}, "cache block -1"),
+        ({"logit_rows": np.array([3], np.int32)}, "logit row 3"),
+        ({"logit_rows": np.zeros(5, np.int32)}, "5 logit rows; at most 4 fit"),
+        ({"inject_rows": np.array([9, 0, 1], np.int32)}, "injected row 9"),
+        ({"inject_values": np.zeros((3, 23), np.float32)}, "as wide as the residual stream"),
+        ({"inject_values": np.zeros((2, 24), np.float32)}, "one row per entry"),
+    ],
+)
+def test_run_refuses_what_is_out_of_range(change, message):
+    wide = {"starts": np.array([[0, 1, 2, 3]], np.int32)}
+    step = step_of(np.zeros((3, 24), np.float32))
+    if "position" in message:
+        change = change | {"block_tables": wide["starts"].repeat(2, axis=1)}
+    with pytest.raises(ValueError, match=message):
+        tiny().run(dataclasses.replace(step, **change))
+
+
+def test_buffer_shapes_follow_the_operations():
+    program = [
+        *feed(24),
+        ops.Linear("in", "wide", packed("float32", np.ones((10, 24), "f4")), column=6),
+        ops.SiluGate("wide", "gated"),
+        ops.Gather("gated", "rows"),
+    ]
+    shapes = buffer_shapes(program)
+    assert {name: shape.columns for name, shape in shapes.items()} == {
+        "in": 24, "wide": 16, "gated": 8, "rows": 8,
+    }  # fmt: skip
+    assert [name for name, shape in shapes.items() if not shape.has_token_rows] == ["rows"]
+
+
+def test_buffer_shapes_refuse_an_unwritten_buffer():
+    with pytest.raises(ValueError, match="reads buffer 'nowhere', which nothing has written"):
+        buffer_shapes([ops.SiluGate("nowhere", "out")])
+
+
+def test_linear_of_the_wrong_width_is_refused():
+    weights = packed("float32", np.ones((4, 23), np.float32))
+    with pytest.raises(ValueError, match="must fit"):
+        native([*feed(24), ops.Linear("in", "out", weights)])
+
+
+def test_unknown_kernels_and_cache_types_are_refused_by_name():
+    with pytest.raises(ValueError, match="no kernels are named 'sse'"):
+        native(feed(8), kernels="sse")
+    with pytest.raises(ValueError, match="no cache type is named 'int3'"):
+        native(feed(8), cache_type="int3")
+
+
+@pytest.mark.parametrize("threads", [-1, 257])
+def test_pool_refuses_absurd_thread_counts(threads):
+    with pytest.raises(ValueError, match="must be between 0"):
+        _native.Pool(threads)
+
+
+def test_pool_shares_work_among_more_threads_than_cores(rng):
+    """Many short jobs on an oversubscribed pool: every chunk is done once, every time."""
+    weights = packed("float32", rng.normal(size=(333, 64)).astype(np.float32))
+    values = rng.normal(size=(150, 64)).astype(np.float32)
+    pool = _native.Pool(8)
+    core = NativeProgram(
+        [*feed(64), ops.Linear("in", "out", weights, accumulates=True)],
+        context=256, vocabulary=1, cache_blocks=16, pool=pool,
+    )  # fmt: skip
+    core.view("out", 150)[:] = 0
+    for _ in range(200):
+        core.run(step_of(values))
+    expected = 200 * (values.astype(np.float64) @ weights.unpack().T.astype(np.float64))
+    np.testing.assert_allclose(core.view("out", 150), expected, rtol=1e-3, atol=0.05)
+
+
+def test_programs_of_one_pool_may_run_from_several_threads(rng):
+    pool = _native.Pool(3)
+    weights = packed("int4", rng.normal(size=(200, 64)).astype(np.float32))
+    values = rng.normal(size=(64, 64)).astype(np.float32)
+
+    def build() -> NativeProgram:
+        program = [*feed(64), ops.Linear("in", "out", weights)]
+        return NativeProgram(program, context=64, vocabulary=1, cache_blocks=4, pool=pool)
+
+    lone = build()
+    lone.run(step_of(values))
+    expected = lone.view("out", 64).copy()
+    results: list[bool] = []
+
+    def work() -> None:
+        mine = build()
+        for _ in range(50):
+            mine.run(step_of(values))
+            results.append(np.array_equal(mine.view("out", 64), expected))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 200

@@ -1,0 +1,120 @@
+"""Rotary settings of transformers 4 and 5 and of GGUF."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.models.tiny_files import from_numpy, tiny_gguf
+from yearling.core.errors import ModelFormatError
+from yearling.models.checkpoint.gguf import GgufFile
+from yearling.models.fields import Fields
+from yearling.models.rotary_settings import llama3_divisors, rotary_from_config, rotary_from_gguf
+from yearling.models.spec import Rotary, RotaryScaling
+
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def _rotary(config: Mapping[str, object]) -> Rotary:
+    return rotary_from_config(Fields(config, "config.json"), 8, context=2048)
+
+
+@pytest.mark.parametrize(
+    ("settings", "scaling"),
+    [
+        ({"type": "linear", "factor": 2}, RotaryScaling("linear", 2.0)),
+        ({"rope_type": "default"}, None),
+        ({"type": "dynamic", "factor": 4.0}, RotaryScaling("dynamic_ntk", 4.0, 2048)),
+        (_LLAMA3, RotaryScaling("llama3", 8.0, 8192, 1.0, 4.0)),
+        (
+            {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512},
+            RotaryScaling("yarn", 4.0, 512, 1.0, 32.0),
+        ),
+    ],
+)
+def test_scaling_reads_alike_in_both_generations(
+    settings: Mapping[str, object], scaling: RotaryScaling | None
+) -> None:
+    expected = Rotary(8, 5e5, scaling=scaling)
+    assert _rotary({"rope_theta": 5e5, "rope_scaling": settings}) == expected
+    assert _rotary({"rope_parameters": {"rope_theta": 5e5, **settings}}) == expected
+
+
+def test_base_defaults_to_ten_thousand() -> None:
+    assert _rotary({}) == Rotary(8, 10_000.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "type='longrope' is not known"),
+        ({"rope_scaling": {"type": "linear"}}, "factor is missing"),
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "greater than 0"),
+        ({"rope_scaling": {**_LLAMA3, "mscale": 1.0}}, "mscale=1.0 is not known"),
+        ({"rope_scaling": {**_LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor=1.0"),
+        ({"rope_scaling": "linear"}, "rope_scaling='linear' must be a mapping"),
+        ({"rope_theta": float("inf")}, "rope_theta=inf must be finite"),
+        (
+            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "linear"}},
+            "contradicts rope_parameters",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "truncate": False}},
+            "truncate=False is not read",
+        ),
+    ],
+)
+def test_unknown_settings_are_refused_by_name(config: Mapping[str, object], words: str) -> None:
+    with pytest.raises(ModelFormatError, match=words):
+        _rotary(config)
+
+
+def _gguf_rotary(folder: Path, changes: Mapping[str, object], *extra: object) -> Rotary:
+    path = folder / "model.gguf"
+    path.write_bytes(tiny_gguf(changes, *extra))  # type: ignore[arg-type]
+    file = GgufFile(path)
+    return rotary_from_gguf(file, Fields(file.metadata, "model.gguf"), 8)
+
+
+def test_gguf_scaling_is_read(tmp_path: Path) -> None:
+    prefix = "llama.rope.scaling."
+    linear = {prefix + "type": "linear", prefix + "factor": 2.0}
+    assert _gguf_rotary(tmp_path, linear).scaling == RotaryScaling("linear", 2.0)
+    yarn = {prefix + "type": "yarn", prefix + "factor": 4.0}
+    yarn[prefix + "original_context_length"] = 512
+    assert _gguf_rotary(tmp_path, yarn).scaling == RotaryScaling("yarn", 4.0, 512, 1.0, 32.0)
+    assert _gguf_rotary(tmp_path, {"llama.rope.scale_linear": 2.0}).scaling is not None
+    assert _gguf_rotary(tmp_path, {}).scaling is None
+    with pytest.raises(ModelFormatError, match=r"scaling.type='longrope' is not known"):
+        _gguf_rotary(tmp_path, {prefix + "type": "longrope"})
+
+
+def test_gguf_divisors_of_llama3_are_recognised(tmp_path: Path) -> None:
+    scaling = RotaryScaling("llama3", 32.0, 8192, 1.0, 4.0)
+    base = {"llama.rope.freq_base": 500_000.0}
+    divisors = llama3_divisors(scaling, 8, 500_000.0).astype(np.float32)
+    tensor = from_numpy("rope_freqs.weight", divisors)
+    assert _gguf_rotary(tmp_path, base, tensor).scaling == scaling
+    with pytest.raises(ModelFormatError, match="divisors other than Llama 3's"):
+        _gguf_rotary(tmp_path, base, from_numpy("rope_freqs.weight", divisors[::-1].copy()))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_llama3_divisors_agree_with_transformers() -> None:
+    from transformers import LlamaConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    parameters = {"rope_theta": 5e5, **_LLAMA3}
+    config = LlamaConfig(hidden_size=256, num_attention_heads=2, rope_parameters=parameters)
+    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
+    plain = 5e5 ** -(np.arange(0, 128, 2) / 128)
+    divisors = llama3_divisors(RotaryScaling("llama3", 8.0, 8192, 1.0, 4.0), 128, 5e5)
+    np.testing.assert_allclose(plain / divisors, frequencies.numpy(), rtol=1e-5)
