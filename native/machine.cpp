@@ -64,7 +64,10 @@ double measure_int8(Pool& pool) {
     pool.parallel_for(chunks, [&](std::size_t) {
       std::vector<std::int8_t> codes(kRows * kInputs, 3);
       std::vector<float> scales(kRows * kInputs / kGroup, 1.0f), out(kRows * kOutputs);
-      const QuantizedRows in{codes.data(), scales.data(), scales.data(), kInputs / kGroup};
+      std::vector<Outlier> outliers(kRows * kInputs / kGroup);
+      std::vector<std::uint32_t> num_outliers(kRows, 0);
+      const QuantizedRows in{codes.data(),    scales.data(),       scales.data(),
+                             outliers.data(), num_outliers.data(), kInputs / kGroup};
       const LinearOutput to{out.data(), kOutputs, nullptr, true};
       for (std::size_t pass = 0; pass < kPasses; ++pass) {
         kernels.linear_quantized(weights, {0, weights.tiles()}, in, {0, kRows}, to);

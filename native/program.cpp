@@ -89,9 +89,13 @@ void Program::finish() {
   scratch_.codes = std::make_unique<LazyMemory>(rows * groups * kGroup);
   scratch_.scales = std::make_unique<LazyMemory>(rows * groups * 4);
   scratch_.sums = std::make_unique<LazyMemory>(rows * groups * 4);
+  scratch_.outliers = std::make_unique<LazyMemory>(rows * groups * sizeof(Outlier));
+  scratch_.num_outliers = std::make_unique<LazyMemory>(rows * sizeof(std::uint32_t));
   scratch_.partials = std::make_unique<LazyMemory>(partials * 4);
   scratch_.quantized = {reinterpret_cast<std::int8_t*>(scratch_.codes->data()),
-                        scratch_.scales->floats(), scratch_.sums->floats(), 0};
+                        scratch_.scales->floats(), scratch_.sums->floats(),
+                        reinterpret_cast<Outlier*>(scratch_.outliers->data()),
+                        reinterpret_cast<std::uint32_t*>(scratch_.num_outliers->data()), 0};
   scratch_.positions.resize(limits_.step_tokens);
   scratch_.sequence_of.resize(limits_.step_tokens);
   is_finished_ = true;

@@ -103,7 +103,7 @@ struct Scratch {
   QuantizedRows quantized;
   std::vector<std::size_t> positions;  // per token of the step
   std::vector<std::uint32_t> sequence_of;
-  std::unique_ptr<LazyMemory> codes, scales, sums, partials;
+  std::unique_ptr<LazyMemory> codes, scales, sums, outliers, num_outliers, partials;
 };
 
 struct Context {

@@ -1,11 +1,10 @@
 """Write the generated parts of docs/: the module map, the commands, the environment variables.
 
-    .venv/bin/python tools/write_docs.py            # writes them
-    .venv/bin/python tools/write_docs.py --check    # fails when they are out of date
+.venv/bin/python tools/write_docs.py            # writes them
+.venv/bin/python tools/write_docs.py --check    # fails when they are out of date
 """
 
 import ast
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ def command_reference() -> str:
 
     lines: list[str] = []
     for name, command in _commands(typer.main.get_command(app), "yearling"):
-        lines += [f"## `{name}`", "", _plain(command.help), ""]
+        lines += [f"## `{name}`", "", *_help(command.help)]
         rows = [_row(parameter) for parameter in command.params if not _is_builtin(parameter)]
         if rows:
             lines += ["| argument or option | meaning | default |", "|---|---|---|", *rows, ""]
@@ -70,15 +69,23 @@ def _is_builtin(parameter: Any) -> bool:
 
 def _row(parameter: Any) -> str:
     is_option = parameter.param_type_name == "option"
-    words = parameter.opts if is_option else [parameter.make_metavar_name()]
+    words = parameter.opts if is_option else [parameter.name.upper()]
     name = ", ".join(f"`{word}`" for word in words)
     default = parameter.default
     shown = "" if default is None or callable(default) or default in ((), [], False) else default
     return f"| {name} | {_plain(parameter.help)} | {shown} |"
 
 
+def _help(text: str | None) -> Iterator[str]:
+    """The first paragraphs as text; what follows a `\\b` line, which keeps its lines, as code."""
+    words, kept, examples = (text or "").partition("\b")
+    yield from (_plain(words), "")
+    if kept:
+        yield from ("```sh", *(line.strip() for line in examples.strip().splitlines()), "```", "")
+
+
 def _plain(text: str | None) -> str:
-    return " ".join((text or "").replace("\b", "").split()).replace("|", "\\|")
+    return " ".join((text or "").split()).replace("|", "\\|")
 
 
 def with_generated(path: Path, text: str) -> str:
@@ -91,25 +98,22 @@ def with_generated(path: Path, text: str) -> str:
     return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
-def pages() -> dict[Path, str]:
-    """Every page with a generated part, as it should read."""
-    makers = {
-        "map.md": module_map,
-        "cli.md": command_reference,
-        "http-api.md": environment_variables,
-    }
-    docs = REPOSITORY / "docs"
-    return {docs / name: with_generated(docs / name, make()) for name, make in makers.items()}
+MAKERS = {
+    "map.md": module_map,
+    "cli.md": command_reference,
+    "http-api.md": environment_variables,
+}
+
+
+def page_text(name: str) -> str:
+    """A page of docs/ with its generated part as it should read."""
+    return with_generated(REPOSITORY / "docs" / name, MAKERS[name]())
 
 
 def main() -> None:
-    """Write the pages, or only compare them."""
-    stale = [path for path, text in pages().items() if path.read_text("utf-8") != text]
-    if "--check" in sys.argv and stale:
-        names = ", ".join(str(path.relative_to(REPOSITORY)) for path in stale)
-        raise SystemExit(f"{names}: out of date. Run .venv/bin/python tools/write_docs.py.")
-    for path in stale:
-        path.write_text(pages()[path], "utf-8")
+    """Write the pages."""
+    for name in MAKERS:
+        (REPOSITORY / "docs" / name).write_text(page_text(name), "utf-8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.workload import Phase, Timing
+from yearling.core.errors import YearlingError
 
 __all__ = ["BenchmarkError", "EngineCommand", "EngineProcess"]
 
@@ -18,7 +19,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _ANSWER_SECONDS = 900.0
 
 
-class BenchmarkError(Exception):
+class BenchmarkError(YearlingError):
     """A measurement that cannot be made, with the reason and the remedy."""
 
 
@@ -51,7 +52,7 @@ class EngineProcess:
     def __init__(self, command: EngineCommand, answer_seconds: float = _ANSWER_SECONDS) -> None:
         self.name = command.name
         self._answer_seconds = answer_seconds
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
         self._process = subprocess.Popen(
             [command.python, "-m", command.module],
             cwd=_ROOT,
@@ -139,8 +140,11 @@ class EngineProcess:
         return answer
 
     def _obituary(self, command: str) -> str:
-        self._process.kill()
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
         self._errors.seek(0)
         last_words = self._errors.read().decode(errors="replace").strip().splitlines()[-5:]
         return (

@@ -64,9 +64,7 @@ def run(settings: Settings, progress: Progress) -> Report:
     watch = BusyWatch([warning] if (warning := busy_load()) else [])
     progress("measuring the machine")
     machine = measure_machine(_ROOT / "build" / "bench")
-    session = measure(
-        commands, workload, repeats=settings.repeats, watch=watch, progress=progress
-    )
+    session = measure(commands, workload, repeats=settings.repeats, watch=watch, progress=progress)
     weight_bytes, multiplies = _work_per_token(checkpoint)
     return Report(
         summaries=session.summaries,
@@ -121,11 +119,14 @@ def _prepare_peers(peers: tuple[str, ...], model: Path) -> None:
             *("-m", "benchmarks.serving.prepare", str(model), str(_PEER_FILES)),
         ],
         cwd=_ROOT,
+        check=False,
         capture_output=True,
         text=True,
     )
     if made.returncode != 0:
-        raise BenchmarkError(f"the peers' files cannot be made from {model}:\n{made.stderr[-2000:]}")
+        raise BenchmarkError(
+            f"the peers' files cannot be made from {model}:\n{made.stderr[-2000:]}"
+        )
 
 
 def _neighbour(

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "../numbers.hpp"
 #include "kernels.hpp"
@@ -88,6 +89,20 @@ inline void add_signed_products(Wide& sum, Codes weights, const std::int8_t* inp
   sum.value = _mm256_add_epi32(sum.value, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 inline Lanes to_lanes(const Wide& sum) { return _mm256_cvtepi32_ps(sum.value); }
+
+// One input's codes of all eight columns: a byte or half a byte of each 32-bit lane.
+inline Lanes codes_of_input(const Int4Group& group, std::size_t input) {
+  const int shift = static_cast<int>(input % 4 * 8 + (input % 8 < 4 ? 0 : 4));
+  const __m256i lanes = _mm256_srl_epi32(load_codes(group.codes + input / 8 * 32),
+                                         _mm_cvtsi32_si128(shift));
+  return _mm256_cvtepi32_ps(_mm256_and_si256(lanes, _mm256_set1_epi32(15)));
+}
+inline Lanes codes_of_input(const Int8Group& group, std::size_t input) {
+  const int shift = 24 - static_cast<int>(input % 4 * 8);
+  const __m256i lanes = _mm256_sll_epi32(load_codes(group.codes + input / 4 * 32),
+                                         _mm_cvtsi32_si128(shift));
+  return _mm256_cvtepi32_ps(_mm256_srai_epi32(lanes, 24));
+}
 
 // NaN when one of the values is: a broken row must not quantise to a sound one.
 inline float largest_magnitude(const float* group) {

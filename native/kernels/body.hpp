@@ -9,20 +9,57 @@
 
 // ---- linear, quantised -------------------------------------------------------------------
 
+inline float sum_of_squares(const float* values, std::size_t count) {
+  Lanes squares = broadcast(0.0f);
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Lanes x = load(values + i);
+    squares = fma(x, x, squares);
+  }
+  float total = sum_lanes(squares);
+  for (; i < count; ++i) total += values[i] * values[i];
+  return total;
+}
+
 void quantize_row(const float* in, std::size_t inputs, QuantizedRows rows, std::size_t row) {
   std::int8_t* codes = rows.codes + row * rows.groups * kGroup;
   float* scales = rows.scales + row * rows.groups;
   float* sums = rows.sums + row * rows.groups;
+  Outlier* outlier = rows.outliers + row * rows.groups;
+  const float mean_square = sum_of_squares(in, inputs) / static_cast<float>(inputs);
+  const float limit = kOutlierRatio * std::sqrt(mean_square);
   for (std::size_t g = 0; g < rows.groups; ++g, codes += kGroup) {
     const std::size_t count = std::min(kGroup, inputs - g * kGroup);
     float group[kGroup] = {};
     std::memcpy(group, in + g * kGroup, count * sizeof(float));
-    const float most = largest_magnitude(group);
+    float most = largest_magnitude(group), apart = 0.0f;
+    if (most > limit) {
+      std::size_t i = 0;
+      while (std::fabs(group[i]) != most) ++i;
+      apart = std::exchange(group[i], 0.0f);
+      *outlier++ = {static_cast<std::uint32_t>(g * kGroup + i), apart};
+      most = largest_magnitude(group);
+    }
     const float inverse = most > 0 ? 127.0f / most : 0.0f;
     const int sum = round_to_int8(group, inverse, codes);
     scales[g] = most / 127.0f;
-    sums[g] = scales[g] * static_cast<float>(sum);
+    sums[g] = scales[g] * static_cast<float>(sum) + apart;
   }
+  rows.num_outliers[row] =
+      static_cast<std::uint32_t>(outlier - (rows.outliers + row * rows.groups));
+}
+
+// Adds the products of a row's outliers with the codes of one tile, all scaled.
+template <typename Group>
+inline Lanes add_outliers(Lanes total, const Group* groups, const QuantizedRows& in,
+                          std::size_t row) {
+  const Outlier* outliers = in.outliers + row * in.groups;
+  for (std::uint32_t i = 0; i < in.num_outliers[row]; ++i) {
+    const Group& group = groups[outliers[i].input / kGroup];
+    const Lanes scaled = load_half(group.scale) * broadcast(outliers[i].value);
+    total = fma(codes_of_input(group, outliers[i].input % kGroup), scaled, total);
+  }
+  return total;
 }
 
 template <std::size_t R>
@@ -58,23 +95,25 @@ void int4_rows(const Int4Group* groups, std::size_t tile, std::size_t outputs,
   const float* scales = in.scales + row * in.groups;
   const float* sums = in.sums + row * in.groups;
   Lanes total[R] = {};
-  for (std::size_t g = 0; g < in.groups; ++g, ++groups, codes += kGroup) {
+  for (std::size_t g = 0; g < in.groups; ++g, codes += kGroup) {
+    const Int4Group& group = groups[g];
     Partial partial[R] = {};
     for (std::size_t load = 0; load < 4; ++load) {
-      const Codes packed = load_codes(groups->codes + load * 32);
+      const Codes packed = load_codes(group.codes + load * 32);
       const Codes low = low_nibbles(packed), high = high_nibbles(packed);
       for (std::size_t r = 0; r < R; ++r) {
         add_unsigned_products(partial[r], low, codes + r * stride + load * 8);
         add_unsigned_products(partial[r], high, codes + r * stride + load * 8 + 4);
       }
     }
-    const Lanes scale = load_half(groups->scale), minimum = load_half(groups->minimum);
+    const Lanes scale = load_half(group.scale), minimum = load_half(group.minimum);
     for (std::size_t r = 0; r < R; ++r) {
       const Lanes scaled = scale * broadcast(scales[r * in.groups + g]);
       total[r] = fma(to_lanes(partial[r]), scaled, total[r]);
       total[r] = fma(minimum, broadcast(sums[r * in.groups + g]), total[r]);
     }
   }
+  for (std::size_t r = 0; r < R; ++r) total[r] = add_outliers(total[r], groups, in, row + r);
   store_tile<R>(total, tile, outputs, row, out);
 }
 
@@ -85,20 +124,22 @@ void int8_rows(const Int8Group* groups, std::size_t tile, std::size_t outputs,
   const std::int8_t* codes = in.codes + row * stride;
   const float* scales = in.scales + row * in.groups;
   Lanes total[R] = {};
-  for (std::size_t g = 0; g < in.groups; ++g, ++groups, codes += kGroup) {
+  for (std::size_t g = 0; g < in.groups; ++g, codes += kGroup) {
+    const Int8Group& group = groups[g];
     Wide partial[R] = {};
     for (std::size_t load = 0; load < 8; ++load) {
-      const Codes weights = load_codes(groups->codes + load * 32);
+      const Codes weights = load_codes(group.codes + load * 32);
       for (std::size_t r = 0; r < R; ++r) {
         add_signed_products(partial[r], weights, codes + r * stride + load * 4);
       }
     }
-    const Lanes scale = load_half(groups->scale);
+    const Lanes scale = load_half(group.scale);
     for (std::size_t r = 0; r < R; ++r) {
       const Lanes scaled = scale * broadcast(scales[r * in.groups + g]);
       total[r] = fma(to_lanes(partial[r]), scaled, total[r]);
     }
   }
+  for (std::size_t r = 0; r < R; ++r) total[r] = add_outliers(total[r], groups, in, row + r);
   store_tile<R>(total, tile, outputs, row, out);
 }
 
@@ -253,16 +294,10 @@ bool arg_max(const float* values, std::size_t count, std::size_t* index) {
 // ---- norms, gate, rotary -----------------------------------------------------------------
 
 void rms_norm(const float* in, const float* weight, float epsilon, std::size_t width, float* out) {
-  Lanes squares = broadcast(0.0f);
+  const float mean_square = sum_of_squares(in, width) / static_cast<float>(width);
+  const float scale = 1.0f / std::sqrt(mean_square + epsilon);
   std::size_t i = 0;
   for (; i + kLanes <= width; i += kLanes) {
-    const Lanes x = load(in + i);
-    squares = fma(x, x, squares);
-  }
-  float total = sum_lanes(squares);
-  for (; i < width; ++i) total += in[i] * in[i];
-  const float scale = 1.0f / std::sqrt(total / static_cast<float>(width) + epsilon);
-  for (i = 0; i + kLanes <= width; i += kLanes) {
     store(out + i, load(in + i) * broadcast(scale) * load(weight + i));
   }
   for (; i < width; ++i) out[i] = in[i] * scale * weight[i];

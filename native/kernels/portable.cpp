@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "../numbers.hpp"
 #include "kernels.hpp"
@@ -86,6 +87,22 @@ inline void add_unsigned_products(Wide& sum, const Codes& weights, const std::in
   add_signed_products(sum, weights, inputs);  // nibbles are never negative
 }
 inline Lanes to_lanes(const Wide& sum) { return __builtin_convertvector(sum.value, Lanes); }
+
+inline Lanes codes_of_input(const Int4Group& group, std::size_t input) {
+  Lanes codes;
+  for (std::size_t column = 0; column < kTile; ++column) {
+    const int byte = group.codes[input / 8 * 32 + column * 4 + input % 4];
+    codes[column] = static_cast<float>(input % 8 < 4 ? byte & 15 : byte >> 4);
+  }
+  return codes;
+}
+inline Lanes codes_of_input(const Int8Group& group, std::size_t input) {
+  Lanes codes;
+  for (std::size_t column = 0; column < kTile; ++column) {
+    codes[column] = group.codes[input / 4 * 32 + column * 4 + input % 4];
+  }
+  return codes;
+}
 
 // NaN when one of the values is: a broken row must not quantise to a sound one.
 inline float largest_magnitude(const float* group) {

@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.browser.driving import ChatPage
 
 SERVER_START_SECONDS = 60.0
+SERVED_NAMES = ("smollm2", "smollm2-again")
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -44,7 +45,11 @@ def server_url(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log_path = tmp_path_factory.mktemp("server") / "log.txt"
-    command = [sys.executable, "-m", "yearling.cli.main", "serve", str(smollm2_path)]
+    command = [sys.executable, "-m", "yearling.cli.main", "serve"]
+    for name in SERVED_NAMES:
+        path = log_path.with_name(f"{name}.gguf")
+        path.symlink_to(smollm2_path)
+        command += ["--model", str(path), "--served-model-name", name]
     source = str(Path(__file__).parents[2] / "src")
     environment = {**os.environ, "PYTHONPATH": source}
     with log_path.open("wb") as log:

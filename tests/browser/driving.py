@@ -7,6 +7,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, Locator, Route, expect
 
+COMPLETIONS = "**/v1/chat/completions"
 SHORT_ANSWER_TOKENS = 32
 ANSWER_MILLISECONDS = 20_000
 
@@ -67,6 +68,10 @@ class ChatPage:
     def close(self) -> None:
         self._context.close()
 
+    def reload(self) -> None:
+        self.page.reload()
+        expect(self.composer).to_be_visible()
+
     def foreign_requests(self) -> list[str]:
         """Requests to anything but the server and the page's own memory."""
         own = (f"{self.url}/", "data:", "blob:")
@@ -79,6 +84,10 @@ class ChatPage:
     @property
     def composer(self) -> Locator:
         return self.page.locator("#composer")
+
+    @property
+    def picker(self) -> Locator:
+        return self.page.get_by_role("combobox", name="Model", exact=True)
 
     @property
     def questions(self) -> Locator:
@@ -100,7 +109,7 @@ class ChatPage:
         return self.answers.nth(index).locator(".prose").inner_text()
 
     def send(self, text: str) -> None:
-        expect(self.page.locator(".model-picker select")).to_be_enabled()
+        expect(self.picker).to_be_enabled()
         self.composer.fill(text)
         self.composer.press("Enter")
 
@@ -129,7 +138,7 @@ class ChatPage:
         def fulfill(route: Route) -> None:
             route.fulfill(content_type="text/event-stream", body=event_stream(*texts, tail=tail))
 
-        self.page.route("**/v1/chat/completions", fulfill)
+        self.page.route(COMPLETIONS, fulfill)
 
     def evaluate_module(self, module: str, code: str, argument: object = None) -> Any:
         """Run `code`, a function of (module, argument), with one of the page's modules."""

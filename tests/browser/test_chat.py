@@ -54,7 +54,7 @@ def test_stop_keeps_what_has_come_and_lets_ask_again(open_chat: OpenChat) -> Non
     chat.page.wait_for_timeout(400)
     assert chat.text() == stopped
     chat.page.evaluate("localStorage['yearling.settings'] = JSON.stringify({maxTokens: 8})")
-    chat.page.reload()
+    chat.reload()
     assert chat.text() == stopped
     assert chat.ask("And its name?")
 

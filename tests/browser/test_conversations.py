@@ -6,7 +6,7 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from tests.browser.conftest import OpenChat
-from tests.browser.driving import ChatPage
+from tests.browser.driving import COMPLETIONS, ChatPage
 
 
 def start(chat: ChatPage, *questions: str) -> None:
@@ -23,7 +23,7 @@ def open_menu(chat: ChatPage, title: str) -> None:
 
 def test_reload_shows_the_same_conversation(chat: ChatPage) -> None:
     answer = chat.ask("Why is the sky blue?")
-    chat.page.reload()
+    chat.reload()
     expect(chat.questions).to_have_text(["Why is the sky blue?"])
     assert chat.text() == answer
     expect(chat.answers.locator(".speed")).to_be_visible()
@@ -34,8 +34,7 @@ def test_reload_during_an_answer_keeps_what_has_come(open_chat: OpenChat) -> Non
     chat = open_chat(settings={"maxTokens": 1024})
     chat.send("Write a very long story about a young horse in the mountains.")
     chat.wait_for_text(60)
-    chat.page.reload()
-    chat.expected_errors = ""
+    chat.reload()
     expect(chat.answers.locator(".remark")).to_have_text("Stopped.")
     assert len(chat.text()) >= 20
 
@@ -58,7 +57,7 @@ def test_renamed_title_stays(chat: ChatPage) -> None:
     field.press("Enter")
     expect(chat.rows).to_have_text(["New title"])
     chat.page.wait_for_timeout(600)
-    chat.page.reload()
+    chat.reload()
     expect(chat.rows).to_have_text(["New title"])
 
 
@@ -73,14 +72,14 @@ def test_deleted_conversation_is_gone_after_reload_unless_undone(chat: ChatPage)
             chat.button("Undo").click()
             expect(chat.rows).to_have_count(2)
     chat.page.wait_for_timeout(600)
-    chat.page.reload()
+    chat.reload()
     expect(chat.rows).to_have_text(["Keep this"])
 
 
 def test_search_finds_words_inside_messages(chat: ChatPage) -> None:
     chat.answer_with("A word nobody asked for: marmalade.")
     start(chat, "One", "Two", "Three", "Four", "Five")
-    chat.page.unroute("**/v1/chat/completions")
+    chat.page.unroute(COMPLETIONS)
     chat.answer_with("Plain.")
     start(chat, "Six")
     search = chat.page.get_by_role("searchbox", name="Search conversations")

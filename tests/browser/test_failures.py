@@ -5,7 +5,7 @@ import json
 from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import OpenChat
-from tests.browser.driving import ChatPage, event_stream
+from tests.browser.driving import COMPLETIONS, ChatPage, event_stream
 
 REFUSED = "Failed to load resource"
 
@@ -23,7 +23,7 @@ def test_error_inside_a_stream_keeps_the_partial_answer(chat: ChatPage) -> None:
     expect(failure).to_contain_text("The server failed while answering.")
     expect(failure).to_contain_text("The worker ended.")
     assert chat.text() == "Half an answer"
-    chat.page.unroute("**/v1/chat/completions")
+    chat.page.unroute(COMPLETIONS)
     failure.get_by_role("button", name="Try again").click()
     chat.wait_until_done()
     expect(chat.answers.get_by_role("alert")).to_have_count(0)
@@ -63,7 +63,7 @@ def test_server_with_keys_is_opened_with_one(open_chat: OpenChat) -> None:
     expect(field).to_have_count(0)
     assert chat.ask("Hello")
     assert chat.keys == ["Bearer sesame"]
-    chat.page.reload()
+    chat.reload()
     assert chat.ask("Hello again")
 
 
@@ -72,7 +72,7 @@ def test_too_long_conversation_offers_a_new_one(open_chat: OpenChat) -> None:
     chat.expected_errors = REFUSED
     message = "The prompt has 9000 tokens, the context window 8192."
     chat.page.route(
-        "**/v1/chat/completions",
+        COMPLETIONS,
         lambda route: route.fulfill(**refusal(400, "context_length_exceeded", message)),
     )
     chat.send("Hello")
@@ -92,14 +92,14 @@ def test_limit_that_does_not_fit_is_left_to_the_server(chat: ChatPage) -> None:
         else:
             route.fulfill(content_type="text/event-stream", body=event_stream("It fits."))
 
-    chat.page.route("**/v1/chat/completions", answer_without_limit)
+    chat.page.route(COMPLETIONS, answer_without_limit)
     assert chat.ask("Hello") == "It fits."
 
 
 def test_refused_request_shows_the_server_s_words(chat: ChatPage) -> None:
     chat.expected_errors = REFUSED
     chat.page.route(
-        "**/v1/chat/completions",
+        COMPLETIONS,
         lambda route: route.fulfill(**refusal(429, "overloaded", "128 requests are waiting.")),
     )
     chat.send("Hello")

@@ -1,18 +1,13 @@
 """Sampling, model, language and theme: chosen once, kept, and obeyed."""
 
-import json
+from playwright.sync_api import expect
 
-from playwright.sync_api import Route, expect
-
-from tests.browser.conftest import OpenChat
+from tests.browser.conftest import SERVED_NAMES, OpenChat
 from tests.browser.driving import ChatPage
 
 
-def background(chat: ChatPage) -> str:
-    colour: str = chat.page.evaluate(
-        "getComputedStyle(document.body.parentElement).backgroundColor"
-    )
-    return colour
+def expect_background(chat: ChatPage, colour: str) -> None:
+    expect(chat.page.locator("html")).to_have_css("background-color", colour)
 
 
 LIGHT = "rgb(246, 248, 245)"
@@ -35,7 +30,7 @@ def test_sampling_settings_reach_the_request_and_stay(chat: ChatPage) -> None:
     sampling = {name: body[name] for name in ("temperature", "top_p", "max_tokens", "seed")}
     assert sampling == {"temperature": 0.8, "top_p": 0.5, "max_tokens": 7, "seed": 42}
     assert body["stream"] is True
-    chat.page.reload()
+    chat.reload()
     chat.button("Settings").click()
     expect(dialog.get_by_label("Seed")).to_have_value("42")
     dialog.get_by_role("button", name="Reset to defaults").click()
@@ -56,7 +51,7 @@ def test_language_switches_and_stays(chat: ChatPage) -> None:
     expect(chat.page.get_by_role("heading", name="想聊点什么？")).to_be_visible()
     expect(chat.composer).to_have_attribute("placeholder", "想问什么都可以")
     expect(chat.page.locator("html")).to_have_attribute("lang", "zh-CN")
-    chat.page.reload()
+    chat.reload()
     expect(chat.page.get_by_role("heading", name="想聊点什么？")).to_be_visible()
     chat.button("English").click()
     expect(chat.page.get_by_role("heading", name="What’s on your mind?")).to_be_visible()
@@ -77,41 +72,26 @@ def test_chinese_browser_gets_chinese(open_chat: OpenChat) -> None:
 
 def test_theme_follows_the_system_until_chosen(open_chat: OpenChat) -> None:
     chat = open_chat(color_scheme="dark")
-    assert background(chat) == DARK
+    expect_background(chat, DARK)
     chat.button("System theme").click()
     expect(chat.button("Light theme")).to_be_visible()
-    assert background(chat) == LIGHT
-    chat.page.reload()
-    assert background(chat) == LIGHT
+    expect_background(chat, LIGHT)
+    chat.reload()
+    expect_background(chat, LIGHT)
     chat.button("Light theme").click()
     expect(chat.button("Dark theme")).to_be_visible()
     chat.page.emulate_media(color_scheme="light")
-    assert background(chat) == DARK
+    expect_background(chat, DARK)
     chat.button("Dark theme").click()
     expect(chat.button("System theme")).to_be_visible()
-    assert background(chat) == LIGHT
+    expect_background(chat, LIGHT)
 
 
-def test_picker_shows_the_server_s_model_and_sends_it(chat: ChatPage) -> None:
-    picker = chat.page.get_by_label("Model", exact=True)
-    expect(picker).to_be_enabled()
-    shown = picker.input_value()
-    assert shown
-    chat.ask("Hello")
-    assert chat.bodies[-1]["model"] == shown
-
-
-def test_another_model_is_asked_once_picked(open_chat: OpenChat) -> None:
-    def two_models(route: Route) -> None:
-        models = [{"id": name, "object": "model"} for name in ("first-model", "second-model")]
-        route.fulfill(json={"object": "list", "data": models})
-
-    chat = open_chat(before=[("**/v1/models", two_models)])
-    chat.answer_with("Fine.")
-    chat.page.get_by_label("Model", exact=True).select_option("second-model")
-    chat.ask("Hello")
-    assert chat.bodies[-1]["model"] == "second-model"
-    chat.page.reload()
-    expect(chat.page.get_by_label("Model", exact=True)).to_have_value("second-model")
-    kept = json.loads(chat.page.evaluate("localStorage['yearling.settings']"))
-    assert kept["model"] == "second-model"
+def test_picked_model_answers_and_stays(chat: ChatPage) -> None:
+    expect(chat.picker.locator("option")).to_have_text(SERVED_NAMES)
+    assert chat.ask("Hello")
+    chat.picker.select_option(SERVED_NAMES[1])
+    assert chat.ask("Hello again")
+    assert [body["model"] for body in chat.bodies] == list(SERVED_NAMES)
+    chat.reload()
+    expect(chat.picker).to_have_value(SERVED_NAMES[1])

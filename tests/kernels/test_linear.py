@@ -84,6 +84,22 @@ def test_linear_equals_reference(rng, kernels, kind, rows, outputs, inputs):
     np.testing.assert_allclose(ours, truth, rtol=2e-5, atol=2e-5 * np.sqrt(inputs))
 
 
+@pytest.mark.parametrize("kind", ["int4", "int8"])
+@pytest.mark.parametrize("place", [0, 31, 37, 70, 99])
+def test_quantised_linear_keeps_an_outlier_exact(rng, kernels, kind, place):
+    """One input of 1,000 among ones: on the common 8-bit scale the others would vanish."""
+    weights = packed(kind, rng.normal(size=(11, 100)).astype(np.float32))
+    values = rng.uniform(0.5, 1.0, size=(7, 100)).astype(np.float32)
+    values[:, place] = 1000.0
+    program = [*feed(100), ops.Linear("in", "out", weights)]
+    ours, truth = run_both(program, step_of(values), "out", kernels=kernels)
+    np.testing.assert_allclose(ours, truth, rtol=2e-5, atol=2e-3)
+    exact = values.astype(np.float64) @ weights.unpack().T.astype(np.float64)
+    rest = np.delete(values, place, axis=1)
+    # Half a 127th of the largest other input, over 99 inputs of weights around one.
+    assert np.abs(ours - exact).max() < rest.max() / 127 / 2 * np.sqrt(99) * 4
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_linear_accumulates_into_its_columns(rng, kernels, kind):
     first = packed(kind, rng.normal(size=(20, 64)).astype(np.float32))

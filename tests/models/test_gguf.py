@@ -129,10 +129,10 @@ def test_threads_read_the_same_bytes(tmp_path: Path) -> None:
 def test_real_file_opens_fast(smollm2_path: Path) -> None:
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         file = GgufFile(smollm2_path)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.15  # 0.03 on a quiet machine
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 0.15  # 0.03 on a quiet machine; processor time, so company is no excuse
     assert len(file.tensors) == 272
     assert len(file.metadata["tokenizer.ggml.tokens"]) == 49_152
     assert file.metadata["tokenizer.ggml.pre"] == "smollm"

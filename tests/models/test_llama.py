@@ -23,7 +23,7 @@ from yearling.models.checkpoint.formats import to_float32
 from yearling.models.families import families
 from yearling.models.families.llama import Llama
 from yearling.models.fields import Fields
-from yearling.models.spec import Attention, Gated, Head, ModelSpec, Rotary
+from yearling.models.spec import Attention, Gated, Head, ModelSpec, Rotary, RotaryScaling
 
 
 def _spec(**changes: object) -> ModelSpec:
@@ -203,3 +203,42 @@ def test_real_file_holds_the_numbers_transformers_reads(smollm2_path: Path) -> N
     for name, tensor in expected.items():
         ours = to_float32(checkpoint.tensor(name))
         np.testing.assert_array_equal(ours, tensor.detach().numpy(), err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("shard_size", ["1GB", "20KB"])
+def test_folder_saved_by_transformers_is_read(tmp_path: Path, shard_size: str) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=40,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        attention_bias=True,
+        mlp_bias=True,
+        tie_word_embeddings=False,
+        eos_token_id=[3, 5],
+        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 5e4},
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(tmp_path, max_shard_size=shard_size)
+    checkpoint = open_checkpoint(tmp_path)
+    expected = dict(model.named_parameters())
+    assert (tmp_path / "model.safetensors").exists() == (shard_size == "1GB")
+    assert set(checkpoint.tensor_names()) == set(expected)
+    assert checkpoint.eos_token_ids == (3, 5)
+    assert _attention(checkpoint.spec).positions == Rotary(
+        16, 5e4, scaling=RotaryScaling("linear", 2.0)
+    )
+    for name, tensor in expected.items():
+        np.testing.assert_array_equal(
+            to_float32(checkpoint.tensor(name)), tensor.detach().float().numpy(), err_msg=name
+        )

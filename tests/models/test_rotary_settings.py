@@ -10,7 +10,8 @@ from tests.models.tiny_files import from_numpy, tiny_gguf
 from yearling.core.errors import ModelFormatError
 from yearling.models.checkpoint.gguf import GgufFile
 from yearling.models.fields import Fields
-from yearling.models.rotary_settings import llama3_divisors, rotary_from_config, rotary_from_gguf
+from yearling.models.rotary import rotary_frequencies
+from yearling.models.rotary_settings import rotary_from_config, rotary_from_gguf
 from yearling.models.spec import Rotary, RotaryScaling
 
 _LLAMA3 = {
@@ -99,7 +100,9 @@ def test_gguf_scaling_is_read(tmp_path: Path) -> None:
 def test_gguf_divisors_of_llama3_are_recognised(tmp_path: Path) -> None:
     scaling = RotaryScaling("llama3", 32.0, 8192, 1.0, 4.0)
     base = {"llama.rope.freq_base": 500_000.0}
-    divisors = llama3_divisors(scaling, 8, 500_000.0).astype(np.float32)
+    plain, _ = rotary_frequencies(Rotary(8, 500_000.0))
+    scaled, _ = rotary_frequencies(Rotary(8, 500_000.0, scaling=scaling))
+    divisors = plain / scaled
     tensor = from_numpy("rope_freqs.weight", divisors)
     assert _gguf_rotary(tmp_path, base, tensor).scaling == scaling
     with pytest.raises(ModelFormatError, match="divisors other than Llama 3's"):
@@ -108,13 +111,28 @@ def test_gguf_divisors_of_llama3_are_recognised(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_llama3_divisors_agree_with_transformers() -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        _LLAMA3,
+        {"rope_type": "linear", "factor": 4.0},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512},
+        {"rope_type": "yarn", "factor": 2.0, "beta_fast": 16.0, "attention_factor": 1.5},
+    ],
+)
+def test_settings_mean_what_transformers_takes_them_for(settings: Mapping[str, object]) -> None:
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    parameters = {"rope_theta": 5e5, **_LLAMA3}
-    config = LlamaConfig(hidden_size=256, num_attention_heads=2, rope_parameters=parameters)
-    frequencies, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
-    plain = 5e5 ** -(np.arange(0, 128, 2) / 128)
-    divisors = llama3_divisors(RotaryScaling("llama3", 8.0, 8192, 1.0, 4.0), 128, 5e5)
-    np.testing.assert_allclose(plain / divisors, frequencies.numpy(), rtol=1e-5)
+    parameters = {"rope_theta": 5e5, **settings}
+    config = LlamaConfig(
+        hidden_size=256,
+        num_attention_heads=2,
+        max_position_embeddings=2048,
+        rope_parameters=parameters,
+    )
+    expected, expected_factor = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, "cpu")
+    rotary = rotary_from_config(Fields({"rope_parameters": parameters}, "config.json"), 128, 2048)
+    frequencies, factor = rotary_frequencies(rotary)
+    np.testing.assert_allclose(frequencies, expected.numpy(), rtol=1e-5)
+    assert factor == pytest.approx(expected_factor)

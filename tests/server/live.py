@@ -118,13 +118,19 @@ def wait_until(condition: Any, seconds: float, what: str) -> float:
 
 @contextlib.contextmanager
 def running_server(
-    config: ServerConfig | None = None, models: list[ServedModel] | None = None, **executor: Any
+    config: ServerConfig | None = None,
+    models: list[ServedModel] | None = None,
+    *,
+    send_buffer_bytes: int | None = None,
+    **executor: Any,
 ) -> Iterator[LiveServer]:
     """Serve fake models from a thread."""
     config = config or ServerConfig(port=0)
     models = models or [served_model(limits=config.limits, **executor)]
     app = build_app(models, config)
     listener = bind(config)
+    if send_buffer_bytes is not None:  # connections inherit it
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     listening = threading.Event()
     server = DrainingServer(_uvicorn_config(app, config), app.state.service, listening.set)
 
@@ -193,5 +199,4 @@ def started(command: list[str], seconds: float = 30.0) -> Iterator[LiveServer]:
 
 def _read_lines(process: "subprocess.Popen[str]", lines: list[str]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        lines.append(line.rstrip("\n"))
+    lines.extend(line.rstrip("\n") for line in process.stdout)

@@ -34,9 +34,7 @@ def test_chat_answers(client: openai.OpenAI) -> None:
 
 def test_chat_max_tokens_ends_with_length(client: openai.OpenAI) -> None:
     for name in ("max_tokens", "max_completion_tokens"):
-        answer = client.chat.completions.create(
-            model="reciter", messages=QUESTION, **{name: 3}
-        )
+        answer = client.chat.completions.create(model="reciter", messages=QUESTION, **{name: 3})
         assert answer.choices[0].message.content == ANSWER[:3]
         assert answer.choices[0].finish_reason == "length"
 

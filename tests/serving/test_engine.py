@@ -302,6 +302,25 @@ def test_history_is_passed_only_with_penalties() -> None:
     assert seen == [([], 0)]
 
 
+def test_sampling_is_passed_on_with_a_counter_that_preemption_does_not_reset() -> None:
+    seen: dict[int, list[int]] = {}
+
+    class Watching(FakeExecutor):
+        def execute(self, step: Any) -> Any:
+            for part in step:
+                if part.sample is not None:
+                    seen.setdefault(part.sample.seed, []).append(part.sample.output_index)
+                    assert (part.sample.temperature, part.sample.top_k) == (0.5, 3)
+                    assert part.sample.logit_bias == ((4, 1.5),)
+            return super().execute(step)
+
+    engine = make_engine(Watching(num_blocks=5))
+    options = {"temperature": 0.5, "top_k": 3, "logit_bias": {4: 1.5}, "max_tokens": 40}
+    drive(engine, *(make_request([1] * 30, seed=seed, **options) for seed in range(3)))
+    assert engine.stats().num_preemptions > 0
+    assert seen == {seed: list(range(40)) for seed in range(3)}
+
+
 def test_stats_add_up() -> None:
     engine = make_engine()
     drive(engine, make_request(range(64)))

@@ -75,6 +75,13 @@ def test_queue_is_served_in_order_of_arrival() -> None:
     assert [s.request_id for s in scheduler.waiting] == ["blocked", "small"]
 
 
+def test_prompt_waits_until_its_answer_can_begin() -> None:
+    scheduler = new_scheduler(num_blocks=4, max_step_tokens=64)
+    scheduler.add(new_sequence(40, "old"))
+    scheduler.add(new_sequence(16, "exact"))  # fills the one free block, with no room to answer
+    assert [name for name, _, _ in step(scheduler)] == ["old"]
+
+
 def test_max_sequences_bounds_what_runs() -> None:
     scheduler = new_scheduler(max_sequences=2)
     for name in "abc":

@@ -131,15 +131,15 @@ async def test_engine_that_breaks_is_replaced() -> None:
 
 
 async def test_crash_loop_ends_with_a_reason() -> None:
-    worker = new_worker(policy=QUICK.model_copy(update={"max_crashes": 2}))
+    worker = new_worker(policy=QUICK.model_copy(update={"max_crashes": 1}))
     await worker.start()
-    for _ in range(3):
+    for _ in range(2):
         await until(lambda: worker.is_ready)
         kill(worker)
         await until(lambda: not worker.is_ready)
     await until(lambda: worker.state == "failed")
     message = (
-        r"crashed 3 times within 60 s and is not started again; the last one was killed by SIGKILL"
+        r"crashed 2 times within 60 s and is not started again; the last one was killed by SIGKILL"
     )
     with pytest.raises(EngineError, match=message):
         await collect(worker, make_request([1]))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import xllamacpp
+
 from benchmarks.serving.engines.runner import serve
 
 __all__ = ["LlamaCpp"]

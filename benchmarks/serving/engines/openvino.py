@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import openvino
 import openvino_genai
+
 from benchmarks.serving.engines.runner import serve
 
 __all__ = ["OpenVino"]
@@ -49,9 +50,7 @@ class OpenVino:
                 count += sum(len(output.generated_ids) for output in handle.read().values())
         return count
 
-    def _add(
-        self, prompt: Sequence[int], new_tokens: int
-    ) -> "openvino_genai.GenerationHandle":  # type: ignore[name-defined]
+    def _add(self, prompt: Sequence[int], new_tokens: int) -> "openvino_genai.GenerationHandle":  # type: ignore[name-defined]
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens = new_tokens
         config.ignore_eos = True

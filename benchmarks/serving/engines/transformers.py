@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 import transformers
-from benchmarks.serving.engines.runner import serve
 from transformers.generation.streamers import BaseStreamer
+
+from benchmarks.serving.engines.runner import serve
 
 __all__ = ["Transformers"]
 

@@ -16,11 +16,12 @@ class Yearling:
     """`LLM(path)` and nothing else."""
 
     def load(self, model: Path) -> str:
-        import yearling
+        from yearling import LLM, __version__
+        from yearling.models.checkpoint import open_checkpoint
 
-        self._llm = yearling.LLM(model)
-        self._eos_token_ids = self._llm.eos_token_ids
-        return f"yearling {yearling.__version__}, {model.name}, default flags"
+        self._eos_token_ids = open_checkpoint(model).eos_token_ids
+        self._llm = LLM(model)
+        return f"yearling {__version__}, {model.name}, default flags"
 
     def generate(
         self,
@@ -28,16 +29,15 @@ class Yearling:
         new_tokens: int,
         on_first_token: Callable[[], None] | None,
     ) -> int:
+        before = self._llm.stats().generated_tokens
         sampling = self._sampling(new_tokens)
         if on_first_token is None:
-            answers = self._llm.generate(prompts, sampling)
-            return sum(len(answer.tokens) for answer in answers)
-        count = 0
-        for piece in self._llm.stream(prompts[0], sampling):
-            if count == 0 and piece.tokens:
-                on_first_token()
-            count += len(piece.tokens)
-        return count
+            self._llm.generate(prompts, sampling)
+        else:
+            for number, _ in enumerate(self._llm.stream(prompts[0], sampling)):
+                if number == 0:
+                    on_first_token()
+        return self._llm.stats().generated_tokens - before
 
     def _sampling(self, new_tokens: int) -> "SamplingParams":
         """Greedy, and never at an end: the model's end-of-text ids are biased away."""
@@ -51,4 +51,10 @@ class Yearling:
 
 
 if __name__ == "__main__":
+    import yearling.models.checkpoint
+    import yearling.serving.llm
+
+    # As for every engine, imports are not part of the load time.
+    assert yearling.models.checkpoint
+    assert yearling.serving.llm
     serve(Yearling())

@@ -1,4 +1,16 @@
-"""`yearling bench`: measurements against named peers."""
+"""`yearling bench`: speed against named peers, and right answers against transformers.
+
+What it measures with lives in the checkout's `benchmarks/`; a wheel does not carry it.
+"""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
 
 import typer
 
@@ -6,7 +18,81 @@ __all__ = ["app"]
 
 app = typer.Typer(help="Measure Yearling against other engines.", no_args_is_help=True)
 
+_Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")]
+_Model = Annotated[str, typer.Option(help="Store name or GGUF file.")]
 
-@app.callback()
-def _bench() -> None:
-    """Measure Yearling against other engines."""
+
+@app.command()
+def serving(
+    peers: Annotated[
+        str, typer.Option(help="Engines to compare with, separated by commas; or none.")
+    ] = "llama.cpp,openvino,transformers",
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; medians need at least 5.")] = 5,
+    model: _Model = "smollm2",
+    quick: Annotated[bool, typer.Option(help="One round of 16 tokens: tries the set-up.")] = False,
+    busy: Annotated[bool, typer.Option(help="Also with a core kept busy by a process.")] = False,
+    json_file: _Json = None,
+) -> None:
+    """Streams, prefill, time to first token, load time and memory, in alternating runs."""
+    run = _benchmark("benchmarks.serving.run")
+    settings = run.Settings(
+        model=model,
+        peers=() if peers == "none" else tuple(peers.split(",")),
+        repeats=1 if quick else repeats,
+        new_tokens=16 if quick else 128,
+        has_neighbour=busy,
+    )
+    with _progress() as progress:
+        report = run.run(settings, progress)
+    _publish(report.as_text(), report.as_json(), json_file)
+
+
+@app.command()
+def correctness(
+    tokens: Annotated[int, typer.Option(min=64, help="Tokens of English text scored.")] = 2000,
+    model: _Model = "smollm2",
+    json_file: _Json = None,
+) -> None:
+    """Perplexity and greedy tokens against transformers in fp32, and answers in company."""
+    correctness = _benchmark("benchmarks.serving.correctness")
+    with _progress() as progress:
+        report = correctness.run(model, tokens, progress)
+    _publish(report.as_text(), report.as_json(), json_file)
+    if not report.has_passed:
+        raise typer.Exit(1)
+
+
+def _benchmark(name: str) -> ModuleType:
+    """Import a module of the checkout this installation runs from.
+
+    Raises:
+        ConfigError: this installation has no checkout.
+    """
+    from yearling.core.errors import ConfigError
+
+    checkout = Path(__file__).resolve().parents[3]
+    if not (checkout / "benchmarks" / "serving").is_dir():
+        raise ConfigError(
+            f"there are no benchmarks in {checkout}: they are part of the source, not of the "
+            "wheel.\n  Run `make bench` in a checkout."
+        )
+    sys.path.insert(0, str(checkout))
+    return importlib.import_module(name)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Give a function that says on stderr what runs now: one line that changes, on a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda text: print(text, file=sys.stderr, flush=True)
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("starting") as status:
+        yield status.update
+
+
+def _publish(text: str, figures: dict[str, Any], json_file: Path | None) -> None:
+    typer.echo(text)
+    if json_file is not None:
+        json_file.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

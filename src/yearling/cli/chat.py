@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from yearling.serving.llm import LLM
     from yearling.serving.request import SamplingParams
 
-__all__ = ["chat"]
+__all__ = ["Conversation", "chat"]
 
 _HELP = "Ctrl-C stops an answer, /new starts over, Ctrl-D or /quit ends."
 
@@ -50,7 +50,7 @@ def chat(
         "sampling.max_tokens": max_tokens,
         "sampling.seed": seed,
     }
-    conversation = _Conversation(*_open(model, set_ or [], given), system)
+    conversation = Conversation(*_open(model, set_ or [], given), system)
     with conversation.llm:
         if asked is not None:
             conversation.answer(asked)
@@ -90,7 +90,7 @@ def _open(model: str, overrides: list[str], given: dict[str, Any]) -> "tuple[LLM
     return llm, settings.sampling
 
 
-class _Conversation:
+class Conversation:
     """A conversation and the model it is held with."""
 
     def __init__(self, llm: "LLM", sampling: "SamplingParams", system: str | None) -> None:
@@ -139,7 +139,7 @@ def _interruptible() -> Iterator[Any]:
         signal.signal(signal.SIGINT, before)
 
 
-def _talk(conversation: _Conversation, model: str) -> None:
+def _talk(conversation: Conversation, model: str) -> None:
     import readline  # noqa: F401 - gives input() editing and history
 
     from yearling.core.errors import RequestError

@@ -49,15 +49,22 @@ def version() -> None:
     typer.echo(f"yearling {__version__}")
 
 
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        version()
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     show_version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
     ] = False,
 ) -> None:
-    if show_version:
-        version()
-        raise typer.Exit
+    """The first year of large language models, from a laptop CPU up."""
 
 
 def main() -> NoReturn:

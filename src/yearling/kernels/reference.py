@@ -2,7 +2,7 @@
 
 `ReferenceProgram` runs the same list of operations as the native core, in float64 where the
 native core rounds to float32. Weights are unpacked to float32; a layer with 4- or 8-bit weights
-sees its input rounded to 8 bits per group of 32, as the native core's does.
+sees its input rounded to 8 bits, as the native core's does.
 
 Legend: T tokens of a step, S sequences, H heads, D head size, V vocabulary.
 """
@@ -34,22 +34,34 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 _GROUP = 32
+_OUTLIER_RATIO = 3.0
 
 
 # ---- operations on arrays ----------------------------------------------------------------
 
 
 def quantised_rows(values: Floats) -> Floats:
-    """Round each group of 32 inputs to 127ths of its largest magnitude; (rows, inputs)."""
+    """Round inputs (rows, inputs) to 8 bits, but for outliers.
+
+    Each group of 32 is rounded to 127ths of its largest magnitude. When that exceeds three
+    times the row's root mean square, it is left exact, and the next largest sets the scale.
+    """
     rows, inputs = values.shape
-    padded = np.zeros((rows, -(-inputs // _GROUP), _GROUP), np.float32)
-    padded.reshape(rows, -1)[:, :inputs] = values
-    most = np.abs(padded).max(axis=-1, keepdims=True)
+    groups = np.zeros((rows, -(-inputs // _GROUP), _GROUP), np.float32)
+    groups.reshape(rows, -1)[:, :inputs] = values
+    limit = _OUTLIER_RATIO * np.sqrt(np.mean(groups.reshape(rows, -1)[:, :inputs] ** 2, axis=-1))
+    largest = np.abs(groups).argmax(axis=-1)[..., None]
+    apart = np.take_along_axis(groups, largest, axis=-1)
+    apart = np.where(np.abs(apart) > limit[:, None, None], apart, np.float32(0))
+    outliers = np.zeros_like(groups)
+    np.put_along_axis(outliers, largest, apart, axis=-1)
+    rest = groups - outliers
+    most = np.abs(rest).max(axis=-1, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         inverse = np.where(most > 0, np.float32(127) / most, np.float32(0))
-    codes = np.rint(padded * inverse)
-    scale = most / np.float32(127)
-    return (codes.astype(np.float64) * scale).reshape(rows, -1)[:, :inputs]
+    scale = (most / np.float32(127)).astype(np.float64)
+    rounded = np.rint(rest * inverse) * scale + outliers
+    return rounded.reshape(rows, -1)[:, :inputs]
 
 
 def rms_norm(values: Floats, weight: NDArray[np.float32], epsilon: float) -> Floats:

@@ -10,6 +10,8 @@ from yearling.models.checkpoint.source import SourceFile
 
 __all__ = ["read_json_object"]
 
+_MAX_CONTAINERS = 1 << 22
+
 
 def read_json_object(path: Path, limit_bytes: int) -> dict[str, Any]:
     """Read a file that holds one JSON object.
@@ -25,6 +27,9 @@ def read_json_object(path: Path, limit_bytes: int) -> dict[str, Any]:
         text = source.read(0, source.size, "the file").tobytes()
     finally:
         source.close()
+    # Each opens an object of Python's, which takes far more memory and time than its one byte.
+    if text.count(b"[") + text.count(b"{") > _MAX_CONTAINERS:
+        raise ModelFormatError(f"{path}: holds more than {_MAX_CONTAINERS} lists and objects.")
     try:
         content = json.loads(text, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError, MemoryError) as error:

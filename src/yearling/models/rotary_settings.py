@@ -5,7 +5,6 @@ transformers 4 writes `rope_theta` and `rope_scaling`; transformers 5 writes bot
 a tensor of divisors.
 """
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +13,13 @@ from numpy.typing import NDArray
 from yearling.core.errors import ModelFormatError
 from yearling.models.checkpoint.formats import to_float32
 from yearling.models.fields import Fields
+from yearling.models.rotary import rotary_frequencies
 from yearling.models.spec import Rotary, RotaryScaling
 
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["llama3_divisors", "rotary_from_config", "rotary_from_gguf"]
+__all__ = ["rotary_from_config", "rotary_from_gguf"]
 
 _DEFAULT_BASE = 10_000.0
 _TYPE_KEYS = {"rope_theta", "rope_type", "type"}
@@ -80,24 +80,6 @@ def rotary_from_gguf(file: "GgufFile", metadata: Fields, dims: int) -> Rotary:
     return Rotary(dims, base, scaling=scaling)
 
 
-def llama3_divisors(scaling: RotaryScaling, dims: int, base: float) -> NDArray[np.float64]:
-    """What `llama3` scaling divides each of the dims/2 frequencies by.
-
-    Short waves keep their frequency, waves longer than the trained context divided by
-    `low_frequency` are stretched by the factor, and those between are blended.
-
-    >>> scaling = RotaryScaling("llama3", 8.0, 8192, 1.0, 4.0)
-    >>> llama3_divisors(scaling, 8, 500_000.0).round(2).tolist()
-    [1.0, 1.0, 3.1, 8.0]
-    """
-    waves = 2 * math.pi * base ** (np.arange(0, dims, 2, dtype=np.float64) / dims)
-    turns = scaling.original_context / waves
-    blend = (turns - scaling.low_frequency) / (scaling.high_frequency - scaling.low_frequency)
-    blend = np.clip(blend, 0.0, 1.0)
-    divisors: NDArray[np.float64] = 1.0 / ((1.0 - blend) / scaling.factor + blend)
-    return divisors
-
-
 def _scaling_from_config(settings: Fields, context: int) -> RotaryScaling | None:
     key = "rope_type" if "rope_type" in settings else "type"
     kind = settings.text(key, "default")
@@ -154,7 +136,9 @@ def _llama3_from_divisors(
     """Recognise the settings behind a tensor of divisors; only the factor ever varied."""
     if divisors.shape == (dims // 2,) and np.isfinite(divisors).all() and divisors.min() > 0:
         scaling = RotaryScaling("llama3", float(divisors.max()), 8_192, 1.0, 4.0)
-        if np.allclose(divisors, llama3_divisors(scaling, dims, base), rtol=1e-3):
+        plain, _ = rotary_frequencies(Rotary(dims, base))
+        scaled, _ = rotary_frequencies(Rotary(dims, base, scaling=scaling))
+        if np.allclose(plain / divisors, scaled, rtol=1e-3):
             return scaling
     raise ModelFormatError(
         f"{label}: tensor rope_freqs.weight holds frequency divisors other than Llama 3's, "

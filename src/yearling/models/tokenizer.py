@@ -110,6 +110,9 @@ class Tokenizer:
     def encode(self, text: str, *, parse_special: bool = False, add_bos: bool = False) -> list[int]:
         """Turn text into token ids.
 
+        A byte-level vocabulary that lacks a byte leaves it out, as its publisher's tokenizer
+        does; SmolLM2's lacks six control characters.
+
         Args:
             text: Any Unicode text.
             parse_special: Whether the text of a special token becomes that token. Never for

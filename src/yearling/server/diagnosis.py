@@ -117,10 +117,10 @@ def _memory() -> Finding:
 def _disk() -> Finding:
     folder = models_home()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        return Finding("disk", f"{existing} cannot be written", "bad", "set YEARLING_HOME")
     free = shutil.disk_usage(existing).free
     what = f"{free / 1e9:.1f} GB are free for {folder}"
-    if not os.access(existing, os.W_OK):
-        return Finding("disk", f"{existing} cannot be written", "bad", "set YEARLING_HOME")
     if free < _LITTLE_DISK_BYTES:
         return Finding("disk", what, "warning", "make room, or set YEARLING_HOME")
     return Finding("disk", what)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from yearling.core.errors import YearlingError
 from yearling.wire.openai.errors import ErrorReply, error_reply
 
-__all__ = ["HttpError", "error_response", "reply_of"]
+__all__ = ["HttpError", "error_response", "large_headers", "reply_of"]
 
 
 class HttpError(YearlingError):
@@ -36,8 +36,18 @@ def error_response(reply: ErrorReply) -> Response:
         headers["retry-after"] = str(reply.retry_after_seconds)
     if reply.status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"
+    if reply.status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+        headers["connection"] = "close"
     return Response(
         json.dumps(reply.payload()), reply.status, headers, media_type="application/json"
+    )
+
+
+def large_headers(most_bytes: int) -> ErrorReply:
+    """The answer to headers beyond the limit."""
+    return ErrorReply(
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+        f"The headers are larger than {most_bytes} bytes, the limit here.",
     )
 
 

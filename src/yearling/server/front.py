@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from yearling.server.body import ClientLeftError
-from yearling.server.errors import HttpError, error_response, reply_of
+from yearling.server.errors import HttpError, error_response, large_headers, reply_of
 from yearling.server.log import REQUEST_ID, log_failure, log_request
 from yearling.server.service import Service
 
@@ -39,7 +39,7 @@ class Front:
         REQUEST_ID.set(answer.request_id)
         self._service.num_open_requests += 1
         try:
-            self._check(Headers(scope=scope), scope["path"])
+            self._check(scope)
             await self._app(scope, receive, answer.send)
         except ClientLeftError:
             answer.status = 499
@@ -53,9 +53,14 @@ class Front:
             self._service.num_open_requests -= 1
             self._note(scope, answer)
 
-    def _check(self, headers: Headers, path: str) -> None:
-        self._service.access.check_address(headers)
-        if self._service.is_draining and path not in _OPEN_WHILE_DRAINING:
+    def _check(self, scope: Scope) -> None:
+        # h11 bounds a request that is still arriving, not one that came in a single piece.
+        num_bytes = len(scope["raw_path"]) + len(scope["query_string"])
+        num_bytes += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+        if num_bytes > self._service.limits.header_bytes:
+            raise HttpError(large_headers(self._service.limits.header_bytes))
+        self._service.access.check_address(Headers(scope=scope))
+        if self._service.is_draining and scope["path"] not in _OPEN_WHILE_DRAINING:
             raise HttpError(self._service.draining_reply())
 
     def _note(self, scope: Scope, answer: "_Answer") -> None:

@@ -4,6 +4,7 @@ import logging
 from contextvars import ContextVar
 
 from yearling.core.errors import YearlingError
+from yearling.server.errors import HttpError
 
 __all__ = ["REQUEST_ID", "log_failure", "log_request", "log_user"]
 
@@ -26,8 +27,8 @@ def log_user(user: str) -> None:
 
 
 def log_failure(error: BaseException, status: int) -> None:
-    """Log an error that is ours to explain; a client's mistakes are not logged."""
-    if status < 500:
+    """Log an error that is ours to explain: not a client's mistake, not a refusal on purpose."""
+    if status < 500 or isinstance(error, HttpError):
         return
     if isinstance(error, YearlingError):
         _logger.warning("request %s failed: %s", REQUEST_ID.get(), error)

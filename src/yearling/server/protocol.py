@@ -13,6 +13,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from yearling.server.errors import large_headers
 from yearling.server.limits import Limits
 from yearling.wire.openai.errors import ErrorReply
 
@@ -73,8 +74,7 @@ class _LimitedProtocol(H11Protocol):
         error = sys.exc_info()[1]
         is_large = isinstance(error, h11.RemoteProtocolError) and error.error_status_hint == 431
         if is_large:
-            most = self.limits.header_bytes
-            reply = ErrorReply(431, f"The headers are larger than {most} bytes, the limit here.")
+            reply = large_headers(self.limits.header_bytes)
         else:
             reply = ErrorReply(400, "That is not a valid HTTP request.")
         self.transport.write(_refusal(reply))

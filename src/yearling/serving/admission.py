@@ -1,6 +1,6 @@
 """What is refused before it costs anything: one table of limits, checked in one place."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from yearling.core.errors import CapacityError, ContextLengthError, RequestError
@@ -67,10 +67,10 @@ class AdmissionLimits:
                 parameter="max_tokens",
             )
 
-    def _check_ids(self, ids: Iterable[int], parameter: str) -> None:
-        if self.vocabulary is None:
+    def _check_ids(self, ids: Collection[int], parameter: str) -> None:
+        if self.vocabulary is None or not ids:
             return
-        for token in ids:
+        for token in (min(ids), max(ids)):
             if not 0 <= token < self.vocabulary:
                 raise RequestError(
                     f"{parameter} holds token id {token}, but the model's ids run from 0 to "

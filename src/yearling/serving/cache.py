@@ -224,7 +224,6 @@ class FullGroup:
         """Give back all blocks, last first: the head of a prompt is the likeliest to be reused."""
         while table.blocks:
             self._pool.release(table.blocks.pop())
-        table.num_published = 0
 
     def _find_prefix(self, table: BlockTable, tokens: Sequence[int]) -> list[int]:
         found: list[int] = []

@@ -81,7 +81,8 @@ class LLM:
         """Load a model.
 
         Args:
-            path: Name in the store, GGUF file, Hugging Face folder, or `hf:ORG/NAME`.
+            path: Name in the store, GGUF file, Hugging Face folder, or `hf:ORG/NAME`; a known
+                name that is not in the store yet is pulled first.
             executor: `auto` or `native`.
             weights: `auto` keeps the file's precision; or `float32`, `float16`, `int8`, `int4`.
             options: Other fields of `ModelOptions`, for example `context=2048`.
@@ -89,8 +90,12 @@ class LLM:
         Raises:
             ConfigError: an option is unknown or does not fit the model.
             ModelNotFoundError: nothing of that name is there.
+            DownloadError: the model cannot be pulled.
             ModelFormatError: its files are malformed or of an unsupported kind.
         """
+        from yearling.models.store import ensure
+
+        ensure(str(path))
         self._model = load_model(path, _options(executor=executor, weights=weights, **options))
         self._executor = load_executor(self._model)
         self._engine = new_engine(self._model, self._executor)

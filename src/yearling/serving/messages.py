@@ -123,13 +123,13 @@ Report = Ready | StartFailed | Refused | StepReport
 def _to_plain(value: object) -> object:
     if isinstance(value, SamplingParams):
         return value.model_dump()
-    raise NotImplementedError(f"{type(value).__name__} does not cross the process border")
+    raise TypeError(f"{type(value).__name__} does not cross the process border")
 
 
 def _from_plain(kind: type, value: Any) -> object:
     if kind is SamplingParams:
         return SamplingParams.model_validate(value)
-    raise NotImplementedError(f"{kind.__name__} does not cross the process border")
+    raise TypeError(f"{kind.__name__} does not cross the process border")
 
 
 _encode = msgspec.msgpack.Encoder(enc_hook=_to_plain).encode

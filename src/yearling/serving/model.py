@@ -21,7 +21,6 @@ if TYPE_CHECKING:  # a server that only lists its models need not load NumPy and
     from yearling.models.tokenizer import Tokenizer
 
 __all__ = [
-    "WORKER_ENTRY",
     "LoadedExecutor",
     "LoadedModel",
     "ModelOptions",
@@ -30,8 +29,6 @@ __all__ = [
     "load_model",
     "new_engine",
 ]
-
-WORKER_ENTRY = f"{__name__}:build_engine"
 
 
 class ModelOptions(Config):
@@ -98,10 +95,6 @@ class LoadedModel:
     context: int
     eos_token_ids: tuple[int, ...]
 
-    def worker_arguments(self) -> dict[str, Any]:
-        """What `build_engine` needs to open the same model in another process."""
-        return {"path": str(self.path), "options": self.options.model_dump()}
-
 
 def load_model(name: str | Path, options: ModelOptions | None = None) -> LoadedModel:
     """Open a model; headers and tokenizer are read, weights are not.
@@ -152,6 +145,7 @@ def load_executor(model: LoadedModel) -> LoadedExecutor:
         weights=options.weights,
         kv_type=options.kv_type,
         cache_bytes=options.cache_bytes,
+        context=model.context,
         max_sequences=options.max_sequences,
         max_step_tokens=options.max_step_tokens,
         threads=options.threads,

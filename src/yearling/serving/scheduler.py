@@ -6,8 +6,8 @@ recomputation after preemption are all that one sentence. Plain Python, no I/O.
 
 Why it cannot livelock: sequences are served in order of arrival, and only the youngest is ever
 preempted, so the oldest always advances; alone it always fits, because admission refuses what
-never could. A preempted sequence returns only when there is room for one token more than it
-had, so it is not thrown out again on the spot.
+never could. A preempted sequence returns only when there is room for all it knows, which is one
+token more than it had room for, so it is not thrown out again on the spot.
 """
 
 from collections import deque
@@ -157,8 +157,8 @@ class Scheduler:
             num_found = self._cache.reserve(
                 sequence.table,
                 sequence.tokens,
-                # One more than known: room for the first sampled token, and what keeps a
-                # preempted sequence out until somebody else has given something back.
+                # Room for the first sampled token too, or a prompt that exactly fills the free
+                # blocks would be computed only to be thrown out in the next step.
                 len(sequence.tokens) + (not sequence.is_scoring),
                 is_reusing=not sequence.is_scoring,
             )

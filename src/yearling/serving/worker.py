@@ -39,7 +39,6 @@ from yearling.serving.messages import (
     decode_report,
     encode_frame,
 )
-from yearling.serving.model import WORKER_ENTRY, LoadedModel
 from yearling.serving.request import GenerationRequest, OutputEvent
 from yearling.serving.streams import StreamTable
 
@@ -77,14 +76,15 @@ class ModelWorker:
         name: str,
         arguments: Mapping[str, Any],
         *,
-        entry: str = WORKER_ENTRY,
+        entry: str = "yearling.serving.model:build_engine",
         policy: RestartPolicy | None = None,
     ) -> None:
         """Describe a worker; `start` starts it.
 
         Args:
             name: For messages and logs.
-            arguments: Plain data given to `entry`.
+            arguments: Plain data given to `entry`; for the usual one `path` and `options`, a
+                dumped `ModelOptions`.
             entry: `module:function` that returns the engine, in the child.
             policy: When to start it again.
         """
@@ -100,11 +100,6 @@ class ModelWorker:
         self._limits: AdmissionLimits | None = None
         self._child: _Child | None = None
         self._supervisor: asyncio.Task[None] | None = None
-
-    @classmethod
-    def of_model(cls, model: LoadedModel) -> "ModelWorker":
-        """A worker that will load the weights of an opened model."""
-        return cls(model.name, model.worker_arguments())
 
     @property
     def is_ready(self) -> bool:
@@ -246,8 +241,11 @@ class ModelWorker:
 
     async def _end_child(self) -> str:
         """Make sure the child is gone; say how it ended."""
-        child, self._child = self._child, None
-        return "" if child is None else await child.end()
+        if self._child is None:
+            return ""
+        how = await self._child.end()  # may be cancelled and called again
+        self._child = None
+        return how
 
 
 class _Child:

@@ -7,6 +7,7 @@ fail much later in a tokenizer. Here each of them is a `RequestError` that says 
 
 import json
 import math
+import re
 from typing import Any, NoReturn
 
 from yearling.core.errors import RequestError
@@ -22,11 +23,18 @@ def parse_json_object(body: bytes, limits: RequestLimits) -> dict[str, Any]:
         RequestError: the body is not strict JSON in UTF-8, is nested too deep, repeats a key,
             holds a number out of range or a lone surrogate, or is not an object.
     """
-    value = _parse(_text(body), limits)
+    text = _text(body)
+    value = _parse(text, limits)
     if not isinstance(value, dict):
         raise RequestError(f"The body must be a JSON object, not {_kind(value)}.")
-    _check_tree(value, limits.json_depth)
+    _check_depth(value, limits.json_depth)
+    if _SURROGATE.search(text):
+        _check_text(value)
     return value
+
+
+# UTF-8 cannot hold a surrogate, so a lone one can only come from an escape.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _text(body: bytes) -> str:
@@ -90,34 +98,38 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return built
 
 
-def _check_tree(root: dict[str, Any], max_depth: int) -> None:
-    """Bound the depth and refuse lone surrogates, without recursion."""
-    pending: list[tuple[object, int]] = [(root, 1)]
-    while pending:
-        value, depth = pending.pop()
-        if isinstance(value, str):
-            _check_text(value)
-        elif isinstance(value, dict | list):
-            if depth > max_depth:
-                raise _too_deep(max_depth)
-            if isinstance(value, dict):
-                pending.extend((key, depth) for key in value)
-                children = value.values()
-            else:
-                children = value  # type: ignore[assignment]
-            pending.extend(
-                (child, depth + 1) for child in children if isinstance(child, str | dict | list)
-            )
+def _check_depth(root: dict[str, Any], max_depth: int) -> None:
+    """Bound the depth level by level, without recursion."""
+    level: list[Any] = [root]
+    for _ in range(max_depth):
+        level = [
+            child
+            for value in level
+            for child in (value.values() if isinstance(value, dict) else value)
+            if isinstance(child, dict | list)
+        ]
+        if not level:
+            return
+    raise _too_deep(max_depth)
 
 
-def _check_text(text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RequestError(
-            f"The body holds a lone surrogate \\u{ord(text[error.start]):04x} in a string; "
-            "surrogates must come in pairs."
-        ) from None
+def _check_text(value: object) -> None:
+    """Refuse lone surrogates; the depth is bounded already."""
+    if isinstance(value, str):
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise RequestError(
+                f"The body holds a lone surrogate \\u{ord(value[error.start]):04x} in a string; "
+                "surrogates must come in pairs."
+            ) from None
+    elif isinstance(value, dict):
+        for key, child in value.items():
+            _check_text(key)
+            _check_text(child)
+    elif isinstance(value, list):
+        for child in value:
+            _check_text(child)
 
 
 def _too_deep(max_depth: int) -> RequestError:

@@ -58,8 +58,7 @@ def main() -> None:
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     ids = range(processor.get_piece_size())
     kinds = [
-        next((kind for test, kind in _KINDS if getattr(processor, test)(index)), 1)
-        for index in ids
+        next((kind for test, kind in _KINDS if getattr(processor, test)(index)), 1) for index in ids
     ]
     content = {
         "tokens": [processor.id_to_piece(index) for index in ids],

@@ -48,6 +48,7 @@ _CONFIG_KEYS = COMMON_KEYS | {
     "intermediate_size",
     "is_llama_config",
     "max_position_embeddings",
+    "max_sequence_length",  # the same number in the first conversions
     "mlp_bias",
     "num_attention_heads",
     "num_hidden_layers",
@@ -69,6 +70,8 @@ _GGUF_KEYS = {
     "block_count",
     "context_length",
     "embedding_length",
+    "expert_count",
+    "expert_used_count",
     "feed_forward_length",
     "rope.dimension_count",
     "rope.freq_base",
@@ -154,6 +157,8 @@ class Llama:
         metadata = Fields(file.metadata, str(file.path))
         own = metadata.under("llama.")
         own.refuse_unknown(_GGUF_KEYS)
+        if own.integer("expert_count", 0):
+            raise own.error("expert_count", "is of a mixture of experts, which is not read yet")
         width = own.integer("embedding_length", minimum=1, maximum=_MAX_WIDTH)
         norm = Norm(epsilon=own.number("attention.layer_norm_rms_epsilon", above=0))
         hidden = own.integer("feed_forward_length", minimum=1, maximum=_MAX_HIDDEN)

@@ -59,7 +59,7 @@ export async function* streamChat(body, { apiKey, signal }) {
 }
 
 function headers(apiKey) {
-  return apiKey ? { Authorization: `Bearer ${apiKey}` } : {};
+  return apiKey.trim() ? { Authorization: `Bearer ${apiKey.trim()}` } : {};
 }
 
 async function send(path, options) {

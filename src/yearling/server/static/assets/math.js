@@ -55,6 +55,7 @@ function typeset(place) {
   const displayMode = place.className === "math-display";
   const box = document.createElement(displayMode ? "div" : "span");
   box.className = place.className;
-  katex.render(place.textContent, box, { displayMode, throwOnError: false, trust: false });
+  const options = { displayMode, throwOnError: false, trust: false, strict: "ignore" };
+  katex.render(place.textContent, box, options);
   place.replaceWith(box);
 }

@@ -1,4 +1,4 @@
-/** Form fields with their labels; a change is told when it is complete. */
+/** Form fields with their labels; every change is told at once. */
 
 import { html } from "../preact.js";
 
@@ -39,17 +39,18 @@ export function NumberField({ name, label, value, onChange, min, placeholder }) 
       min=${min}
       placeholder=${placeholder}
       value=${value ?? ""}
-      onChange=${read}
+      onInput=${read}
     />
   <//>`;
 }
 
-export function TextField({ name, label, value, help, onChange, rows, type, placeholder }) {
+export function TextField({ name, label, value, help, onChange, onDone, rows, type, placeholder }) {
   const shared = {
     id: `field-${name}`,
     value,
     placeholder,
-    onChange: (event) => onChange(event.target.value),
+    onInput: (event) => onChange(event.target.value),
+    onChange: onDone,
   };
   return html`<${Field} name=${name} label=${label} help=${help}>
     ${rows

@@ -1,6 +1,6 @@
 /** The whole page: sidebar, header, conversation, composer, and what lies above them. */
 
-import { html, useEffect, useMemo, useState } from "../preact.js";
+import { html, useEffect, useLayoutEffect, useMemo, useState } from "../preact.js";
 import { Composer } from "./composer.js";
 import { ConnectionNotice } from "./connection_notice.js";
 import { EmptyState } from "./empty_state.js";
@@ -18,7 +18,7 @@ export function Root({ store, actions, t, language }) {
   useShortcuts(store, actions);
   const page = useMemo(() => ({ actions, t, language }), [actions, t, language]);
   const { settings } = state;
-  useEffect(() => {
+  useLayoutEffect(() => {
     const { dataset } = document.documentElement;
     if (settings.theme) dataset.theme = settings.theme;
     else delete dataset.theme;

@@ -56,10 +56,7 @@ export const SettingsDialog = memo(({ isOpen, settings }) => {
           ...${field("apiKey")}
           type="password"
           help=${t("settings.apiKey.help")}
-          onChange=${(value) => {
-            actions.setSettings({ apiKey: value.trim() });
-            actions.connect();
-          }}
+          onDone=${actions.connect}
         />
       </section>
     </form>

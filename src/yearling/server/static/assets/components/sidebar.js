@@ -30,7 +30,7 @@ export const Sidebar = memo(({ conversations, openId, running, isDrawerOpen, the
         <${IconButton} icon="sidebar" label=${t("sidebar.close")} onClick=${close} />
       </div>
       <button type="button" class="new-chat" onClick=${() => startChat(actions)}>
-        <${Icon} name="plus" />${t("chat.new")}<kbd>${shortcut()}</kbd>
+        <${Icon} name="plus" />${t("chat.new")}<kbd aria-hidden="true">${shortcut()}</kbd>
       </button>
       ${Object.keys(conversations).length >= SEARCH_FROM &&
       html`<label class="search">

@@ -1,0 +1,60 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.serving.engine_process import BenchmarkError, EngineCommand, EngineProcess
+from benchmarks.serving.workload import Phase
+
+PHASE = Phase("decode_8", ((1, 2),) * 8, new_tokens=4)
+STREAMED = Phase("ttft", ((1, 2),), new_tokens=4, is_streamed=True, earlier=(1, 3))
+
+
+def fake(model: str, name: str = "fake") -> EngineCommand:
+    return EngineCommand(
+        name, Path(sys.executable), "tests.benchmarks.fake_engine", Path("/models") / model, {}
+    )
+
+
+def test_engine_answers_although_a_library_prints_to_stdout() -> None:
+    with EngineProcess(fake("slow-0.01")) as engine:
+        assert engine.description == "fake slow-0.01"
+        assert engine.load_seconds >= 0.01
+        timing = engine.run(PHASE)
+    assert timing.new_tokens == 32
+    assert timing.seconds >= 0.01
+    assert timing.first_token_seconds is None
+    assert timing.peak_rss_mb > 1
+
+
+def test_engine_reports_the_first_token_of_a_stream() -> None:
+    with EngineProcess(fake("slow-0.05")) as engine:
+        timing = engine.run(STREAMED)
+    assert timing.first_token_seconds is not None
+    assert timing.first_token_seconds < 0.05 <= timing.seconds
+
+
+def test_engine_that_cannot_load_says_why() -> None:
+    with pytest.raises(BenchmarkError, match="fake failed at load: ValueError: this model is brok"):
+        EngineProcess(fake("broken"))
+
+
+def test_engine_that_dies_leaves_its_last_words() -> None:
+    with EngineProcess(fake("dies")) as engine, pytest.raises(BenchmarkError) as failure:
+        engine.run(PHASE)
+    assert "the last words" in str(failure.value)
+    assert "exit code 3" in str(failure.value)
+
+
+def test_engine_that_stays_silent_is_ended() -> None:
+    with (
+        EngineProcess(fake("silent"), answer_seconds=2.0) as engine,
+        pytest.raises(BenchmarkError, match="gave no answer to 'generate' within 2 s"),
+    ):
+        engine.run(PHASE)
+
+
+def test_closing_leaves_no_process() -> None:
+    engine = EngineProcess(fake("slow-0"))
+    engine.close()
+    assert not Path(f"/proc/{engine.pid}").exists()

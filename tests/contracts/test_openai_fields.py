@@ -1,0 +1,104 @@
+"""Every field that the stock client can send is honoured or refused by name."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from openai.types import completion_create_params as completion_params
+from openai.types.chat import chat_completion_stream_options_param as stream_params
+from openai.types.chat import completion_create_params as chat_params
+from pydantic import BaseModel
+
+from yearling.core.errors import RequestError, UnsupportedError
+from yearling.server.limits import Limits
+from yearling.wire.openai.chat import ChatBody, parse_chat_request
+from yearling.wire.openai.completions import CompletionBody, parse_completion_request
+from yearling.wire.openai.fields import (
+    REFUSED_CHAT_FIELDS,
+    REFUSED_COMPLETION_FIELDS,
+    RefusedField,
+)
+from yearling.wire.openai.generation import StreamOptions
+
+LIMITS = Limits().for_requests()
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+COMPLETION = {"model": "m", "prompt": "Hi"}
+EXTRAS = {"top_k", "min_p", "repetition_penalty", "stop_token_ids"}
+UNLIKELY: Any = {"a value": ["nobody", "sends"]}
+
+
+def _fields(*parameters: Any) -> set[str]:
+    return {name for parameter in parameters for name in parameter.__annotations__}
+
+
+CHAT_FIELDS = _fields(
+    chat_params.CompletionCreateParamsBase,
+    chat_params.CompletionCreateParamsNonStreaming,
+    chat_params.CompletionCreateParamsStreaming,
+)
+COMPLETION_FIELDS = _fields(
+    completion_params.CompletionCreateParamsBase,
+    completion_params.CompletionCreateParamsNonStreaming,
+    completion_params.CompletionCreateParamsStreaming,
+)
+
+
+@pytest.mark.parametrize(
+    ("fields", "honoured", "refused"),
+    [
+        (CHAT_FIELDS, ChatBody, REFUSED_CHAT_FIELDS),
+        (COMPLETION_FIELDS, CompletionBody, REFUSED_COMPLETION_FIELDS),
+    ],
+    ids=["chat", "completions"],
+)
+def test_every_field_of_the_client_is_honoured_or_refused(
+    fields: set[str], honoured: type[BaseModel], refused: Mapping[str, RefusedField]
+) -> None:
+    assert len(fields) > 15
+    ours = set(honoured.model_fields)
+    assert fields - ours - set(refused) == set()
+    assert ours & set(refused) == set()
+    assert ours - fields == EXTRAS, "fields that OpenAI does not have"
+
+
+def test_stream_options_are_the_clients() -> None:
+    theirs = _fields(stream_params.ChatCompletionStreamOptionsParam)
+    assert theirs == set(StreamOptions.model_fields)
+
+
+@pytest.mark.parametrize("field", sorted(REFUSED_CHAT_FIELDS))
+def test_refused_chat_field_names_itself(field: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"^{field} is not supported: ") as caught:
+        parse_chat_request(CHAT | {field: UNLIKELY}, LIMITS)
+    assert caught.value.parameter == field
+    for harmless in (None, *REFUSED_CHAT_FIELDS[field].harmless):
+        parse_chat_request(CHAT | {field: json.loads(json.dumps(harmless))}, LIMITS)
+
+
+@pytest.mark.parametrize("field", sorted(REFUSED_COMPLETION_FIELDS))
+def test_refused_completion_field_names_itself(field: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"^{field} is not supported: "):
+        parse_completion_request(COMPLETION | {field: UNLIKELY}, LIMITS)
+
+
+@pytest.mark.parametrize("field", sorted(set(ChatBody.model_fields) - {"messages"}))
+def test_honoured_chat_field_of_a_wrong_type_names_itself(field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_chat_request(CHAT | {field: UNLIKELY}, LIMITS)
+    assert (caught.value.parameter or "").split(".")[0] == field
+
+
+@pytest.mark.parametrize("field", sorted(set(CompletionBody.model_fields) - {"prompt"}))
+def test_honoured_completion_field_of_a_wrong_type_names_itself(field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_completion_request(COMPLETION | {field: UNLIKELY}, LIMITS)
+    assert (caught.value.parameter or "").split(".")[0] == field
+
+
+@pytest.mark.parametrize("field", ["best", "Temperature", "max_token", "guided_json", "x" * 300])
+def test_unknown_field_is_refused_by_name(field: str) -> None:
+    for parse, body in ((parse_chat_request, CHAT), (parse_completion_request, COMPLETION)):
+        with pytest.raises(UnsupportedError, match="is not a field of this request") as caught:
+            parse(body | {field: 1}, LIMITS)
+        assert field.startswith(caught.value.parameter or "?")
