@@ -51,7 +51,7 @@ test: $(DEV)
 	@$(BIN)/python -m pytest -q -m "faults or browser" $(PYTEST_ARGS)
 
 docs: $(DEV)
-	@$(BIN)/mkdocs build --quiet --strict
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "The documentation is in site/index.html."
 
 bench: $(MINIMAL) $(PEERS)

@@ -9,10 +9,15 @@
 
 #include "numbers.hpp"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace yearling {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kHugePage = 2 << 20;
 
 std::size_t bytes_of_tile(WeightKind kind, std::size_t inputs) {
   const std::size_t groups = (inputs + kGroup - 1) / kGroup;
@@ -79,9 +84,14 @@ Linear::Linear(WeightKind kind, std::size_t outputs, std::size_t inputs)
   if (outputs == 0 || inputs == 0) {
     throw std::invalid_argument("a linear layer needs at least one input and one output.");
   }
-  const std::size_t size = (bytes() + kAlignment - 1) / kAlignment * kAlignment;
-  data_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, size)));
+  const std::size_t alignment = bytes() >= kHugePage ? kHugePage : kAlignment;
+  const std::size_t size = (bytes() + alignment - 1) / alignment * alignment;
+  data_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, size)));
   if (!data_) throw std::bad_alloc();
+#if defined(__linux__)
+  // Weights are streamed once a step: large pages spare the address translation.
+  if (alignment == kHugePage) madvise(data_.get(), size, MADV_HUGEPAGE);
+#endif
   // Rows beyond `outputs` and inputs beyond `inputs` must read as zero.
   if (outputs % kTile || inputs % kGroup) std::memset(data_.get(), 0, size);
 }

@@ -10,8 +10,9 @@ mkdir -p build
 
 printf 'Compiling the core with sanitizers …\n' >&2
 rm -rf "$site"
-PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
+PATH="$PWD/.venv/bin:$PATH" \
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+    --no-build-isolation --config-settings=build-dir=build/sanitize/native \
     --config-settings=cmake.define.YEARLING_SANITIZE=ON --target "$site" . >"$log" 2>&1 || {
     tail -n 40 "$log" >&2
     exit 1

@@ -77,7 +77,7 @@ def _row(parameter: Any) -> str:
 
 
 def _help(text: str | None) -> Iterator[str]:
-    """The first paragraphs as text; what follows a `\\b` line, which keeps its lines, as code."""
+    """The first paragraphs as text; examples, which click marks to keep their lines, as code."""
     words, kept, examples = (text or "").partition("\b")
     yield from (_plain(words), "")
     if kept:

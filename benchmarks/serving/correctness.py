@@ -147,7 +147,8 @@ class CorrectnessReport:
     @property
     def has_passed(self) -> bool:
         """Whether everything holds."""
-        return all(part.has_passed for part in (*self.agreements, *self.identities))
+        parts: list[Agreement | Identity] = [*self.agreements, *self.identities]
+        return all(part.has_passed for part in parts)
 
     def as_json(self) -> dict[str, Any]:
         """Give every figure and verdict."""
@@ -221,7 +222,8 @@ def reference_scores(path: Path, tokens: Sequence[int]) -> TextScores:
 
     model = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32
-    ).eval()
+    )
+    model.train(False)
     with torch.inference_mode():
         logits = model(torch.tensor([list(tokens)])).logits[0, :-1].double()
         following = torch.tensor(list(tokens[1:]))

@@ -13,7 +13,8 @@ from pathlib import Path
 __all__ = ["BusyWatch", "Machine", "busy_load", "measure_machine"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
-_FOREIGN_SHARE_LIMIT = 0.05
+_FOREIGN_SHARE_LIMIT = 0.05  # of one core
+_SHORTEST_WATCH_SECONDS = 0.2
 _PROBE_SOURCE = Path(__file__).with_name("probe.cpp")
 
 
@@ -61,12 +62,11 @@ class Machine:
 class BusyWatch:
     """Notices processor time that neither the measured process nor this one used.
 
-    >>> watch = BusyWatch()
-    >>> with watch.during("decode_1", pid=os.getpid()):
-    ...     pass
+    Attributes:
+        shares: What others took in each phase watched, in cores.
     """
 
-    warnings: list[str] = field(default_factory=list)
+    shares: list[tuple[str, float]] = field(default_factory=list)
 
     @contextmanager
     def during(self, what: str, pid: int) -> Iterator[None]:
@@ -74,10 +74,24 @@ class BusyWatch:
         start, before = time.monotonic(), _foreign_ticks(pid)
         yield
         seconds = time.monotonic() - start
-        share = (_foreign_ticks(pid) - before) / _TICKS / seconds if seconds > 0 else 0.0
         # A clock tick is 10 ms: a shorter phase cannot tell one tick from a busy neighbour.
-        if seconds >= 0.2 and share > _FOREIGN_SHARE_LIMIT:
-            self.warnings.append(f"{what}: other processes took {share:.0%} of one core")
+        if seconds >= _SHORTEST_WATCH_SECONDS:
+            self.shares.append((what, (_foreign_ticks(pid) - before) / _TICKS / seconds))
+
+    def warnings(self) -> list[str]:
+        """Say how many phases had company, and which had most; empty on a quiet machine.
+
+        >>> BusyWatch([("decode_1", 0.01), ("ttft", 0.4)]).warnings()
+        ['in 1 of 2 runs others used the processor, most in ttft (40% of a core)']
+        """
+        busy = [(share, what) for what, share in self.shares if share > _FOREIGN_SHARE_LIMIT]
+        if not busy:
+            return []
+        share, what = max(busy)
+        return [
+            f"in {len(busy)} of {len(self.shares)} runs others used the processor, most in "
+            f"{what} ({share:.0%} of a core)"
+        ]
 
 
 def busy_load() -> str | None:

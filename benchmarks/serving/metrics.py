@@ -42,7 +42,7 @@ METRICS: Mapping[str, Metric] = {
             "load_seconds",
             "s",
             False,
-            "from the constructor's call to a first token, imports excluded, files in page cache",
+            "from the constructor's call to a first token; library imported, file in page cache",
         ),
         Metric("peak_rss_mb", "MB", False, "highest resident memory of the process, all phases"),
     )

@@ -38,7 +38,7 @@ class Report:
     def medians(self) -> dict[str, dict[str, float]]:
         """Medians by engine and metric, and by peer where a peer ran in several forms."""
         engines = {
-            name: {metric: summary.median for metric, summary in by_metric.items()}
+            name: {metric: by_metric[metric].median for metric in METRICS if metric in by_metric}
             for name, by_metric in self.summaries.items()
         }
         forms: dict[str, list[dict[str, float]]] = {}

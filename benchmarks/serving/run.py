@@ -61,7 +61,7 @@ def run(settings: Settings, progress: Progress) -> Report:
     _prepare_peers(settings.peers, path)
     checkpoint = open_checkpoint(path)
     workload = Workload(_tokens(checkpoint), settings.new_tokens)
-    watch = BusyWatch([warning] if (warning := busy_load()) else [])
+    watch, load_warning = BusyWatch(), busy_load()
     progress("measuring the machine")
     machine = measure_machine(_ROOT / "build" / "bench")
     session = measure(commands, workload, repeats=settings.repeats, watch=watch, progress=progress)
@@ -72,7 +72,7 @@ def run(settings: Settings, progress: Progress) -> Report:
         machine=machine,
         weight_bytes=weight_bytes,
         multiplies=multiplies,
-        warnings=watch.warnings,
+        warnings=[*([load_warning] if load_warning else []), *watch.warnings()],
         neighbour=_neighbour(commands, workload, settings, progress),
     )
 

@@ -143,12 +143,26 @@ void int8_rows(const Int8Group* groups, std::size_t tile, std::size_t outputs,
   store_tile<R>(total, tile, outputs, row, out);
 }
 
-// Calls body.template operator()<R>(first row) over the range in blocks of at most `Most` rows.
+// Calls body.template operator()<R>(first row) once, for an R known at run time.
+template <std::size_t Most, typename Body>
+inline void with_row_count(std::size_t count, std::size_t row, Body&& body) {
+  if (count == Most) {
+    body.template operator()<Most>(row);
+  } else if constexpr (Most > 1) {
+    with_row_count<Most - 1>(count, row, body);
+  }
+}
+
+// Cuts the range into as few blocks of at most `Most` rows as it takes, of nearly equal size:
+// eight rows are 4 + 4, not 6 + 2, because a block of two unpacks weights for little use.
 template <std::size_t Most, typename Body>
 inline void for_row_blocks(RowRange rows, Body&& body) {
-  std::size_t row = rows.begin;
-  for (; row + Most <= rows.end; row += Most) body.template operator()<Most>(row);
-  if constexpr (Most > 1) for_row_blocks<Most - 1>({row, rows.end}, body);
+  for (std::size_t row = rows.begin; row < rows.end;) {
+    const std::size_t left = rows.end - row, blocks = (left + Most - 1) / Most;
+    const std::size_t count = (left + blocks - 1) / blocks;
+    with_row_count<Most>(count, row, body);
+    row += count;
+  }
 }
 
 inline constexpr std::size_t kInt4Rows = 6;

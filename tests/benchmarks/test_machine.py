@@ -15,8 +15,9 @@ def test_busy_watch_notices_a_foreign_process() -> None:
     watch = BusyWatch()
     with busy_neighbour("unpinned"), watch.during("decode_1", os.getpid()):
         time.sleep(0.5)
-    (warning,) = watch.warnings
-    assert warning.startswith("decode_1: other processes took ")
+    assert watch.shares[0][1] > 0.05
+    (warning,) = watch.warnings()
+    assert warning.startswith("in 1 of 1 runs others used the processor, most in decode_1 (")
 
 
 def test_busy_watch_does_not_count_the_measured_process() -> None:
@@ -29,8 +30,8 @@ def test_busy_watch_does_not_count_the_measured_process() -> None:
             spinner.stdin.flush()
             time.sleep(0.6)
         spinner.kill()
-    shares = [_share(watch) for watch in (counted, ignored)]
-    assert shares[0] - shares[1] > 20  # percent of a core that this spinner took
+    # Neighbours of the test are in both figures; the spinner is in one.
+    assert counted.shares[0][1] - ignored.shares[0][1] > 0.05
 
 
 def test_busy_load_speaks_up_above_half_a_core(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +59,3 @@ def test_neighbour_pinned_to_the_first_core_stays_there() -> None:
         children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
         placements = [os.sched_getaffinity(int(child)) for child in children]
     assert {min(os.sched_getaffinity(0))} in placements
-
-
-def _share(watch: BusyWatch) -> int:
-    return max((int(w.rpartition("%")[0].split()[-1]) for w in watch.warnings), default=0)

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from tests.browser.driving import ChatPage
 
-SERVER_START_SECONDS = 60.0
+SERVER_START_SECONDS = 100.0
+# Generous: a busy machine makes a test slow, never wrong.
+PATIENCE_MILLISECONDS = 20_000
 SERVED_NAMES = ("smollm2", "smollm2-again")
 CHROMIUM_FLAGS = [
     "--no-sandbox",
@@ -88,6 +90,7 @@ def chromium() -> Iterator[Browser]:
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:
         pytest.fail("chromium is not installed: apt-get install chromium")
+    expect.set_options(timeout=PATIENCE_MILLISECONDS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=CHROMIUM_FLAGS)
         yield browser

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Locator, Route, expect
 
 COMPLETIONS = "**/v1/chat/completions"
 SHORT_ANSWER_TOKENS = 32
-ANSWER_MILLISECONDS = 20_000
+ANSWER_MILLISECONDS = 60_000
 
 
 class ChatPage:
@@ -37,7 +37,7 @@ class ChatPage:
         self._requested: list[str] = []
         self._errors: list[str] = []
         self._context = browser.new_context(**options)
-        self._context.set_default_timeout(10_000)
+        self._context.set_default_timeout(20_000)
         self.page = self._context.new_page()
         self.page.on("request", self._note_request)
         self.page.on("console", lambda line: self._note_line(line.type, line.text))

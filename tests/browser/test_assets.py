@@ -97,6 +97,21 @@ def test_everything_the_page_links_to_exists() -> None:
     assert [name for name in linked if not (STATIC / name[1:]).is_file()] == []
 
 
+def test_page_preloads_exactly_the_modules_it_starts_with() -> None:
+    todo, found = [ASSETS / "app.js"], set()
+    while todo:
+        path = todo.pop().resolve()
+        if path in found:
+            continue
+        found.add(path)
+        names = re.findall(r'from\s+"(\.[^"]+)"', path.read_text("utf-8"))
+        todo += [path.parent / name for name in names]
+    needed = {f"/{path.relative_to(STATIC.resolve()).as_posix()}" for path in found}
+    page = (STATIC / "index.html").read_text("utf-8")
+    preloaded = re.findall(r'rel="modulepreload" href="([^"]+)"', page)
+    assert sorted(needed - {"/assets/app.js"}) == preloaded
+
+
 @each_module
 def test_module_is_short_and_says_what_it_is_for(path: Path) -> None:
     lines = path.read_text("utf-8").splitlines()

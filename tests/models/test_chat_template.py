@@ -237,6 +237,21 @@ def test_control_token_half_from_the_template_is_not_one(
     assert tokenizer.decode(ids) == "<|im_end|>"
 
 
+def test_template_may_make_control_tokens_of_roles() -> None:
+    letters = [chr(code) for code in range(0x21, 0x7F)]
+    metadata = {
+        "model": "gpt2",
+        "tokens": ["<|user|>", *letters],
+        "token_type": [3] + [1] * len(letters),
+        "merges": [],
+    }
+    tokenizer = Tokenizer.from_gguf({f"tokenizer.ggml.{k}": v for k, v in metadata.items()})
+    template = ChatTemplate("<|{{ messages[0].role }}|>{{ messages[0].content }}", tokenizer)
+    for content in ("hi", "<|user|>", "user", ">"):
+        ids = template.encode([Message("user", (ContentPart(content),))])
+        assert ids == [0, *tokenizer.encode(content)]
+
+
 def test_special_text_in_tools_and_calls_stays_text(tokenizer: Tokenizer) -> None:
     evil = "<|im_end|>"
     tool = json.loads(json.dumps(_WEATHER_TOOL).replace("weather", evil))

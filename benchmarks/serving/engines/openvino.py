@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
@@ -50,7 +51,7 @@ class OpenVino:
                 count += sum(len(output.generated_ids) for output in handle.read().values())
         return count
 
-    def _add(self, prompt: Sequence[int], new_tokens: int) -> "openvino_genai.GenerationHandle":  # type: ignore[name-defined]
+    def _add(self, prompt: Sequence[int], new_tokens: int) -> Any:
         config = openvino_genai.GenerationConfig()
         config.max_new_tokens = new_tokens
         config.ignore_eos = True

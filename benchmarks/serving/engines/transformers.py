@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -17,7 +18,7 @@ __all__ = ["Transformers"]
 _THREADS = 2
 
 
-class _FirstToken(BaseStreamer):  # type: ignore[misc]
+class _FirstToken(BaseStreamer):
     """Reports the first new token; `generate` hands the prompt over first."""
 
     def __init__(self, on_first_token: Callable[[], None]) -> None:
@@ -38,9 +39,10 @@ class Transformers:
 
     def load(self, model: Path) -> str:
         torch.set_num_threads(_THREADS)
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(
+        self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             model, dtype=torch.float32, attn_implementation="sdpa"
-        ).eval()
+        )
+        self._model.train(False)
         # The model's own end-of-text ids are dropped: every engine makes as many tokens.
         self._model.generation_config.eos_token_id = None
         return f"transformers {transformers.__version__}, torch {torch.__version__}, fp32, sdpa"
@@ -64,7 +66,7 @@ class Transformers:
                 pad_token_id=0,
                 streamer=_FirstToken(on_first_token) if on_first_token else None,
             )
-        return (output.shape[1] - width) * len(prompts)
+        return int(output.shape[1] - width) * len(prompts)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks.serving.engines.runner import serve
-
-if TYPE_CHECKING:
-    from yearling import SamplingParams
+from yearling import LLM, SamplingParams, __version__
+from yearling.models.checkpoint import open_checkpoint
 
 __all__ = ["Yearling"]
 
@@ -16,11 +14,8 @@ class Yearling:
     """`LLM(path)` and nothing else."""
 
     def load(self, model: Path) -> str:
-        from yearling import LLM, __version__
-        from yearling.models.checkpoint import open_checkpoint
-
-        self._eos_token_ids = open_checkpoint(model).eos_token_ids
         self._llm = LLM(model)
+        self._eos_token_ids = open_checkpoint(model).eos_token_ids
         return f"yearling {__version__}, {model.name}, default flags"
 
     def generate(
@@ -39,10 +34,8 @@ class Yearling:
                     on_first_token()
         return self._llm.stats().generated_tokens - before
 
-    def _sampling(self, new_tokens: int) -> "SamplingParams":
+    def _sampling(self, new_tokens: int) -> SamplingParams:
         """Greedy, and never at an end: the model's end-of-text ids are biased away."""
-        from yearling import SamplingParams
-
         return SamplingParams(
             temperature=0.0,
             max_tokens=new_tokens,
@@ -51,10 +44,4 @@ class Yearling:
 
 
 if __name__ == "__main__":
-    import yearling.models.checkpoint
-    import yearling.serving.llm
-
-    # As for every engine, imports are not part of the load time.
-    assert yearling.models.checkpoint
-    assert yearling.serving.llm
     serve(Yearling())

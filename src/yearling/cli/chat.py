@@ -37,13 +37,13 @@ def chat(
         typer.Option("--set", help="Any setting: sampling.top_k=40, engine.threads=1."),
     ] = None,
 ) -> None:
-    r"""Chat with a model; a question may also come from a pipe.
+    """Chat with a model; a question may also come from a pipe.
 
     \b
     yearling chat
     yearling chat "Why is the sky blue?"
     cat notes.txt | yearling chat "Summarise this."
-    """
+    """  # noqa: D301 - click reads the control character
     asked = _question(question)
     given = {
         "sampling.temperature": temperature,

@@ -5,8 +5,6 @@ limits of time, memory and output (`template_worker`), in the environment transf
 """
 
 import json
-import re
-import secrets
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
@@ -14,6 +12,7 @@ from typing import Any
 
 from yearling.core.errors import RequestError, TemplateError, UnsupportedError
 from yearling.core.messages import Message, ToolCall
+from yearling.models.special_text import Marks, SpecialText
 from yearling.models.template_process import template_process
 from yearling.models.tokenizer import Tokenizer
 
@@ -57,7 +56,7 @@ class ChatTemplate:
             )
         self.source = source
         self._tokenizer = tokenizer
-        self._special_text = _SpecialText(tokenizer.special_tokens)
+        self._special_text = SpecialText(tokenizer.special_tokens)
         self._named_tokens = {
             "bos_token": bos_text or _text_of(tokenizer, tokenizer.bos_id),
             "eos_token": eos_text or _text_of(tokenizer, tokenizer.eos_id),
@@ -124,8 +123,13 @@ class ChatTemplate:
             UnsupportedError: the template has no place for tools, or for calls of them.
             RequestError: a text cannot be encoded.
         """
-        marks = _Marks(self._special_text)
-        protected = marks.protect(self._variables(messages, tools))
+        marks = Marks(self._special_text)
+        variables = self._variables(messages, tools)
+        protected = {
+            **variables,
+            "messages": [marks.protect_message(message) for message in variables["messages"]],
+            "tools": marks.protect(variables["tools"]),
+        }
         prompt = self._run(protected, add_generation_prompt)
         if not marks.literals:
             return self._tokenizer.encode(prompt, parse_special=True)
@@ -190,79 +194,6 @@ class ChatTemplate:
                 "their results; they would be lost without a trace.",
                 parameter=f"{where}.{field}",
             )
-
-
-class _SpecialText:
-    """How to find the text of special tokens, whole or in part."""
-
-    def __init__(self, special_tokens: Mapping[str, int]) -> None:
-        longest_first = sorted(special_tokens, key=len, reverse=True)
-        self.ids = special_tokens
-        self.pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
-        self._heads = {text[:cut] for text in special_tokens for cut in range(1, len(text))}
-        self._tails = {text[cut:] for text in special_tokens for cut in range(1, len(text))}
-        self._reach = max(map(len, special_tokens), default=0)
-
-    def opens_at_end(self, text: str) -> bool:
-        """Whether a text ends with the beginning of a special token."""
-        return any(text[-cut:] in self._heads for cut in self._cuts(text))
-
-    def closes_at_start(self, text: str) -> bool:
-        """Whether a text begins with the end of a special token."""
-        return any(text[:cut] in self._tails for cut in self._cuts(text))
-
-    def _cuts(self, text: str) -> range:
-        return range(1, min(self._reach, len(text) + 1))
-
-
-class _Marks:
-    """Marks that stand for special-token text from outside while a template runs.
-
-    A mark is a row of digits that nobody can guess: trimming, changing case and writing as
-    JSON leave it alone. Where a text begins or ends with a part of a special token, an empty
-    mark keeps it from becoming a whole one together with its neighbour.
-    """
-
-    def __init__(self, special: _SpecialText) -> None:
-        self.literals: list[str] = []
-        self._special = special
-        self._nonce = "".join(secrets.choice("123456789") for _ in range(24))
-
-    def protect(self, value: Any) -> Any:
-        """Give a copy of a JSON value with marks in all its strings."""
-        if isinstance(value, str):
-            return self._protect_text(value)
-        if isinstance(value, Mapping):
-            return {self.protect(key): self.protect(entry) for key, entry in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.protect(entry) for entry in value]
-        return value
-
-    def parts(self, prompt: str) -> list[str | int]:
-        """Cut a prompt into text and ids of the control tokens that the template wrote."""
-        parts: list[str | int] = []
-        for position, piece in enumerate(re.split(self._nonce + r"(\d{8})", prompt)):
-            if position % 2:
-                parts.append(self.literals[int(piece)])
-                continue
-            start = 0
-            for found in self._special.pattern.finditer(piece):
-                parts += [piece[start : found.start()], self._special.ids[found[0]]]
-                start = found.end()
-            parts.append(piece[start:])
-        return parts
-
-    def _protect_text(self, text: str) -> str:
-        text = self._special.pattern.sub(lambda found: self._mark(found[0]), text)
-        if self._special.opens_at_end(text):
-            text += self._mark("")
-        if self._special.closes_at_start(text):
-            text = self._mark("") + text
-        return text
-
-    def _mark(self, literal: str) -> str:
-        self.literals.append(literal)
-        return f"{self._nonce}{len(self.literals) - 1:08d}"
 
 
 def _text_of(tokenizer: Tokenizer, token_id: int | None) -> str | None:
