@@ -23,7 +23,7 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
 
 
 def promises_only(module: Module) -> set[ast.AST]:
-    """Functions that have no body on purpose: of protocols, overloads, abstract methods."""
+    """Functions without a body on purpose: of protocols, overloads, options of a program."""
     found: set[ast.AST] = set()
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ClassDef):
@@ -32,8 +32,11 @@ def promises_only(module: Module) -> set[ast.AST]:
             if "Protocol" in bases | subscripted:
                 found.update(functions(node))
     for function in functions(module.tree):
-        decorators = {dotted(item).rpartition(".")[2] for item in function.decorator_list}
-        if decorators & {"overload", "abstractmethod"}:
+        decorators = {
+            dotted(item.func if isinstance(item, ast.Call) else item).rpartition(".")[2]
+            for item in function.decorator_list
+        }
+        if decorators & {"overload", "abstractmethod", "callback"}:
             found.add(function)
     return found
 

@@ -88,6 +88,7 @@ def test_policy_forbids_other_hosts_and_inline_scripts(server_url: str) -> None:
     assert rules["default-src"] == "'self'"
     assert "script-src" not in rules
     assert "http" not in policy
+    assert "unsafe" not in policy
     assert rules["object-src"] == "'none'"
     assert rules["base-uri"] == "'none'"
     assert rules["frame-ancestors"] == "'none'"

@@ -7,10 +7,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from fastapi.routing import APIRoute
 from packaging.requirements import Requirement
 from packaging.version import Version
 
 from tests.docs.pages import PAGES, READMES, REPOSITORY, code_blocks, name_of, relative_links
+from yearling.server.app import build_app
+from yearling.server.config import ServerConfig
 
 EXTRAS_WITHOUT_ROWS = ("train", "media", "apps", "cluster")
 
@@ -60,6 +63,19 @@ def test_changelog_keeps_its_form() -> None:
     assert versions == sorted(versions, reverse=True)
     kinds = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
     assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_http_api_page_lists_every_route() -> None:
+    text = (REPOSITORY / "docs" / "http-api.md").read_text("utf-8")
+    listed = set(re.findall(r"`(GET|POST) (/[^`]*)`", text))
+    app = build_app([], ServerConfig())
+    served = {
+        (method, re.sub(r":path}", "}", route.path))
+        for route in app.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods - {"HEAD"}
+    }
+    assert listed == served
 
 
 def project() -> dict[str, dict[str, list[str]]]:

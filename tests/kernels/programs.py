@@ -57,7 +57,9 @@ def step_of(
     )
 
 
-def native(program: list[ops.Op], kernels: str = "auto", threads: int = 1, **options) -> NativeProgram:
+def native(
+    program: list[ops.Op], kernels: str = "auto", threads: int = 1, **options
+) -> NativeProgram:
     settings = {"context": 4096, "vocabulary": 1, "cache_blocks": 64} | options
     return NativeProgram(program, pool=POOLS[threads], kernels=kernels, **settings)
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from tests.kernels.programs import feed, native, run_both, step_of
 
+from tests.kernels.programs import feed, native, run_both, step_of
 from yearling.kernels import ops
 from yearling.kernels.reference import ReferenceProgram
 
@@ -23,9 +23,7 @@ def test_attention_equals_reference(rng, kernels, heads, kv_heads, size, cache_t
     width, program = program_of(heads, kv_heads, size)
     values = rng.normal(size=(1 + 16 + 45, width)).astype(np.float32)
     step = step_of(values, [(0, 1, [5]), (0, 16, [9]), (0, 45, [3, 60, 7])])
-    ours, truth = run_both(
-        program, step, "out", kernels=kernels, cache_type=cache_type, threads=3
-    )
+    ours, truth = run_both(program, step, "out", kernels=kernels, cache_type=cache_type, threads=3)
     np.testing.assert_allclose(ours, truth, rtol=1e-4, atol=1e-5)
 
 
@@ -62,9 +60,7 @@ def test_attention_is_bit_equal_whatever_the_chunks_and_neighbours(rng, kernels,
 
     neighbours = rng.normal(size=(40, width)).astype(np.float32)
     mixed = np.concatenate([neighbours[:20], values[299:], neighbours[20:]])
-    core.run(
-        step_of(mixed, [(0, 20, [40, 41]), (299, 1, range(20, 39)), (0, 20, [42, 43])])
-    )
+    core.run(step_of(mixed, [(0, 20, [40, 41]), (299, 1, range(20, 39)), (0, 20, [42, 43])]))
     np.testing.assert_array_equal(core.view("out", 41)[20], whole[299])
 
 

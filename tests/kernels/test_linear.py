@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
-from tests.kernels.programs import feed, native, packed, run_both, step_of
 
+from tests.kernels.programs import feed, native, packed, run_both, step_of
 from yearling.kernels import _native, ops
 from yearling.models.checkpoint.formats import StoredTensor, to_float32
 

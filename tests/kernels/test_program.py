@@ -3,8 +3,8 @@ import threading
 
 import numpy as np
 import pytest
-from tests.kernels.programs import feed, native, packed, step_of
 
+from tests.kernels.programs import feed, native, packed, step_of
 from yearling.kernels import _native, ops
 from yearling.kernels.program import NativeProgram, buffer_shapes
 

@@ -1,7 +1,9 @@
+import dataclasses
+
 import numpy as np
 import pytest
-from tests.kernels.programs import feed, native, packed, run_both, step_of
 
+from tests.kernels.programs import feed, native, packed, run_both, step_of
 from yearling.kernels import ops
 
 WIDTHS = [1, 7, 8, 33, 576]
@@ -56,12 +58,8 @@ def test_embed_reads_rows_and_inject_replaces_them(rng, kernels, kind):
     step = step_of(np.zeros((4, 40), np.float32))
     step.tokens[:] = [18, 0, 7, 7]
     given = rng.normal(size=(1, 40)).astype(np.float32)
-    core.run(
-        type(step)(
-            step.tokens, step.starts, step.lengths, step.block_tables, step.logit_rows,
-            np.array([2], np.int32), given,
-        )  # fmt: skip
-    )
+    rows = np.array([2], np.int32)
+    core.run(dataclasses.replace(step, inject_rows=rows, inject_values=given))
     rows = core.view("in", 4)
     np.testing.assert_array_equal(rows[[0, 1, 3]], table.unpack()[[18, 0, 7]])
     np.testing.assert_array_equal(rows[2], given[0])

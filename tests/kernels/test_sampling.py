@@ -2,8 +2,8 @@ import math
 
 import numpy as np
 import pytest
-from tests.kernels.programs import feed, native, step_of
 
+from tests.kernels.programs import feed, native, step_of
 from yearling.kernels import _native, ops, reference
 from yearling.kernels.reference import SamplingOptions
 
@@ -40,7 +40,7 @@ def choose(core, logits, options, num_logprobs=-1):
         frequency=floats([o.frequency_penalty for o in options]),
         seeds=np.array([o.seed for o in options], np.uint64),
         output_indices=np.array([o.output_index for o in options], np.uint64),
-        history=ints(sum(histories, [])),
+        history=ints([token for history in histories for token in history]),
         history_offsets=ints(np.cumsum([0, *map(len, histories)])),
         num_generated=ints([o.num_generated for o in options]),
         bias_tokens=ints([token for bias in biases for token, _ in bias]),

@@ -1,16 +1,20 @@
 """Who may use the server: Host, Origin and key, on every route."""
 
+import contextlib
 import json
 
 import pytest
 from fastapi.routing import APIRoute
 from pydantic import SecretStr
+from starlette.datastructures import Headers
 
 from tests.server.fake_model import served_model
 from tests.server.live import LiveServer, running_server
 from yearling.core.errors import ConfigError
+from yearling.server.access import Access
 from yearling.server.app import build_app
 from yearling.server.config import ServerConfig
+from yearling.server.errors import HttpError
 
 KEY = "sk-right-key-0123456789"
 PUBLIC = {"/", "/assets/{path:path}", "/health"}
@@ -214,3 +218,21 @@ def test_key_is_never_shown() -> None:
     config = ServerConfig(api_keys=(SecretStr(KEY),))
     assert KEY not in repr(config)
     assert KEY not in config.model_dump_json()
+
+
+@pytest.mark.parametrize("key", [KEY, "sk-other-key", "wrong", ""])
+def test_every_known_key_is_compared_whatever_the_key(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+
+    def compare(left: bytes, right: bytes) -> bool:
+        compared.append((left, right))
+        return left == right
+
+    monkeypatch.setattr("yearling.server.access.hmac.compare_digest", compare)
+    access = Access(ServerConfig(api_keys=(SecretStr(KEY), SecretStr("sk-other-key"))))
+    with contextlib.suppress(HttpError):
+        access.check_key(Headers({"authorization": f"Bearer {key}"}))
+    assert len(compared) == 2
+    assert all(len(left) == len(right) == 32 for left, right in compared), "digests, not keys"

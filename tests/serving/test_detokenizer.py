@@ -96,6 +96,11 @@ def test_stop_string_inside_one_token_cuts_it() -> None:
     assert shown([b"one STOP two"], ("STOP",)) == (["one ", ""], True)
 
 
+def test_stop_string_that_is_complete_first_wins_inside_one_token_too() -> None:
+    assert "".join(shown([b"xaby"], ("aby", "b"))[0]) == "xa"
+    assert "".join(shown([b"xab", b"y"], ("aby", "b"))[0]) == "xa"
+
+
 def test_nothing_follows_a_stop_string() -> None:
     detokenizer = Detokenizer(Pieces(PieceTokenizer([b"aXb", b"c"])), ("X",))
     assert [detokenizer.push(0), detokenizer.push(1), detokenizer.finish()] == ["a", "", ""]

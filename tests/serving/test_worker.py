@@ -86,7 +86,7 @@ async def test_refusals_are_typed_whoever_finds_them() -> None:
         with pytest.raises(CapacityError, match="1 requests are running or waiting"):
             await collect(worker, make_request([1]))
         await events.aclose()
-        await until(lambda: worker.stats().num_running == 0, 1.0)
+        await until(lambda: worker.stats().num_running == 0)
         assert worker.stats().num_free_blocks == 512
         worker._limits = None or worker._limits.__class__(10**6, None)  # type: ignore[union-attr]
         with pytest.raises(RequestError, match="prompt holds token id 999"):
@@ -203,10 +203,12 @@ from driving import make_request
 from yearling.serving.worker import ModelWorker
 
 async def main():
-    worker = ModelWorker("fake", {"delay_seconds": 0.01}, entry="fake_worker:build")
+    worker = ModelWorker("fake", {"delay_seconds": 30.0}, entry="fake_worker:build")
     await worker.start()
-    async for _ in worker.generate(make_request([1], max_tokens=4000)):
-        print(worker.pid, flush=True)
+    answer = asyncio.create_task(anext(worker.generate(make_request([1]))))
+    await asyncio.sleep(0.3)
+    print(worker.pid, flush=True)  # it is in the middle of a long step
+    await answer
 
 asyncio.run(main())
 """

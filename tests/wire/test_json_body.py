@@ -4,7 +4,7 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yearling.core.errors import RequestError
@@ -118,12 +118,14 @@ _JSON = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.dictionaries(st.text(), _JSON, max_size=5), st.booleans())
 def test_every_json_object_is_read_as_it_was_written(value: dict, is_ascii: bool) -> None:
     body = json.dumps(value, ensure_ascii=is_ascii).encode()
     assert parse_json_object(body, LIMITS) == value
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.binary(max_size=200))
 def test_random_bytes_never_raise_anything_else(body: bytes) -> None:
     with contextlib.suppress(RequestError):

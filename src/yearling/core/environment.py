@@ -1,6 +1,6 @@
-"""Every environment variable Yearling reads, in one table, read in one place.
+"""Every environment variable that changes what Yearling does, read in one place.
 
-An architecture test forbids `os.environ` everywhere else.
+An architecture test forbids `os.environ` everywhere else. The table becomes part of the docs.
 """
 
 import os
@@ -12,8 +12,7 @@ __all__ = ["VARIABLES", "child_environment", "read_variable"]
 VARIABLES: Mapping[str, str] = MappingProxyType(
     {
         "HF_HUB_OFFLINE": "1 forbids every request to the Hugging Face hub.",
-        "HF_TOKEN": "Access token for gated models on the Hugging Face hub.",
-        "HOME": "Where the user's files live, when XDG_DATA_HOME is not set.",
+        "HF_TOKEN": "Access token for gated models; huggingface_hub reads it itself.",
         "NO_COLOR": "Any value switches coloured output off.",
         "XDG_DATA_HOME": "Where user data lives; models go to its folder `yearling`.",
         "YEARLING_API_KEY": "Key that clients must present; needed for a public address.",

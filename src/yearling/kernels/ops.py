@@ -163,14 +163,5 @@ class Gather:
 
 
 Op = (
-    Embed
-    | Inject
-    | RMSNorm
-    | LayerNorm
-    | Linear
-    | Rotary
-    | WriteKV
-    | Attention
-    | SiluGate
-    | Gather
+    Embed | Inject | RMSNorm | LayerNorm | Linear | Rotary | WriteKV | Attention | SiluGate | Gather
 )

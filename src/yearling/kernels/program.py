@@ -182,9 +182,7 @@ class NativeProgram:
                     op.accumulates,
                 )
             case ops.Rotary():
-                native.rotary(
-                    at[op.buffer], op.column, op.heads, op.head_dim, op.cosine, op.sine
-                )
+                native.rotary(at[op.buffer], op.column, op.heads, op.head_dim, op.cosine, op.sine)
             case ops.WriteKV():
                 native.write_kv(
                     at[op.input],

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 from yearling.kernels import ops
@@ -37,6 +38,10 @@ _GROUP = 32
 _OUTLIER_RATIO = 3.0
 
 
+def _floats(values: npt.ArrayLike) -> Floats:
+    return np.asarray(values, np.float64)
+
+
 # ---- operations on arrays ----------------------------------------------------------------
 
 
@@ -61,13 +66,13 @@ def quantised_rows(values: Floats) -> Floats:
         inverse = np.where(most > 0, np.float32(127) / most, np.float32(0))
     scale = (most / np.float32(127)).astype(np.float64)
     rounded = np.rint(rest * inverse) * scale + outliers
-    return rounded.reshape(rows, -1)[:, :inputs]
+    return _floats(rounded.reshape(rows, -1)[:, :inputs])
 
 
 def rms_norm(values: Floats, weight: NDArray[np.float32], epsilon: float) -> Floats:
-    """values / sqrt(mean(values²) + epsilon) · weight, over the last axis."""
+    """Compute values / sqrt(mean(values²) + epsilon) · weight, over the last axis."""
     mean_square = np.mean(values**2, axis=-1, keepdims=True)
-    return values / np.sqrt(mean_square + epsilon) * weight
+    return _floats(values / np.sqrt(mean_square + epsilon) * weight)
 
 
 def layer_norm(
@@ -76,13 +81,14 @@ def layer_norm(
     """(values - mean) / sqrt(variance + epsilon) · weight + bias, over the last axis."""
     mean = np.mean(values, axis=-1, keepdims=True)
     variance = np.var(values, axis=-1, keepdims=True)
-    return (values - mean) / np.sqrt(variance + epsilon) * weight + (0 if bias is None else bias)
+    normed = (values - mean) / np.sqrt(variance + epsilon) * weight
+    return _floats(normed if bias is None else normed + bias)
 
 
 def silu_gate(values: Floats) -> Floats:
     """silu(first half of the columns) · second half."""
     gate, up = np.split(values, 2, axis=-1)
-    return gate / (1 + np.exp(-gate)) * up
+    return _floats(gate / (1 + np.exp(-gate)) * up)
 
 
 def rotated(heads: Floats, cosine: NDArray[np.float32], sine: NDArray[np.float32]) -> Floats:
@@ -110,7 +116,7 @@ def attention(queries: Floats, keys: Floats, values: Floats, start: int, scale: 
     scores = np.where(visible, scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    return np.einsum("hqk,khd->qhd", weights, values)
+    return _floats(np.einsum("hqk,khd->qhd", weights, values))
 
 
 # ---- sampling ----------------------------------------------------------------------------
@@ -157,7 +163,7 @@ def uniform(seed: int, index: int) -> float:
 def log_softmax(logits: Floats) -> Floats:
     """Log-probabilities in nats, over the last axis."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return _floats(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
 def penalised(logits: Floats, options: SamplingOptions) -> Floats:
@@ -186,7 +192,7 @@ def filtered_weights(logits: Floats, options: SamplingOptions) -> Floats:
         enough = int(np.searchsorted(held, options.top_p * held[-1]))
         weights[order[enough + 1 :]] = 0
     weights[weights < options.min_p] = 0
-    return weights
+    return _floats(weights)
 
 
 def sample(logits: Floats, options: SamplingOptions) -> int:
@@ -219,9 +225,7 @@ class ReferenceProgram:
         self._buffers: dict[str, Floats] = {}
         self._cache: dict[int, tuple[Floats, Floats]] = {}
         self._blocks = cache_blocks
-        self._narrow: Callable[[Floats], Floats] = (
-            lambda x: x.astype(cache_type).astype(np.float64)  # noqa: E731
-        )
+        self._narrow: Callable[[Floats], Floats] = lambda x: x.astype(cache_type).astype(np.float64)
 
     def run(self, step: StepArrays) -> None:
         """Run one step; results stay in the buffers until the next."""

@@ -14,9 +14,7 @@ from yearling.models.spec import Rotary, RotaryScaling
 __all__ = ["rotary_frequencies", "rotary_tables"]
 
 
-def rotary_tables(
-    rotary: Rotary, context: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def rotary_tables(rotary: Rotary, context: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Cosine and sine of every position's angles, each (context, dims/2).
 
     Raises:
@@ -63,7 +61,7 @@ def _llama3(plain: NDArray[np.float32], scaling: RotaryScaling) -> NDArray[np.fl
     low, high = scaling.low_frequency, scaling.high_frequency
     kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
     stretched = plain / np.float32(scaling.factor)
-    return (stretched * (1 - kept) + plain * kept).astype(np.float32)
+    return np.asarray(stretched * (1 - kept) + plain * kept, np.float32)
 
 
 def _yarn(

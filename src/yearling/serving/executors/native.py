@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import Literal
@@ -16,6 +16,7 @@ from yearling.kernels import _native
 from yearling.kernels.program import BLOCK_TOKENS, NativeProgram, StepArrays
 from yearling.models.checkpoint import Checkpoint
 from yearling.models.program import CompiledModel, WeightKind, compile_program
+from yearling.models.spec import Attention
 from yearling.serving.executor import SampleInput, SampleOutput, SequenceInput, SequenceOutput
 
 __all__ = ["NativeExecutor"]
@@ -71,11 +72,14 @@ class NativeExecutor:
         self.threads = pool.threads
         self.context = model.context
         self._vocabulary = vocabulary
+        # `logits` has blocks of its own behind the scheduler's; they cost nothing until used.
+        scratch_blocks = math.ceil(model.context / BLOCK_TOKENS)
+        self._scratch = np.arange(scratch_blocks, dtype=np.int32)[None, :] + cache.blocks
         self._program = NativeProgram(
             model.operations,
             context=model.context,
             vocabulary=vocabulary,
-            cache_blocks=cache.blocks,
+            cache_blocks=cache.blocks + scratch_blocks,
             cache_type=cache.type,
             step_tokens=max_step_tokens,
             logit_rows=max_logit_rows,
@@ -144,7 +148,7 @@ class NativeExecutor:
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Logits after each token of one sequence alone: (T, V).
 
-        Uses the first cache blocks, so it must not run while requests are open.
+        Leaves the cache that steps use alone.
 
         Raises:
             RequestError: no tokens, too many for the context, or ids outside the vocabulary.
@@ -152,19 +156,24 @@ class NativeExecutor:
         self._check_tokens(tokens)
         ids = np.asarray(tokens, np.int32)
         result = np.empty((len(ids), self._vocabulary), np.float32)
-        blocks = np.arange(math.ceil(len(ids) / BLOCK_TOKENS), dtype=np.int32)[None, :]
         width = min(self.max_step_tokens, self.max_logit_rows)
         for start in range(0, len(ids), width):
             chunk = ids[start : start + width]
             rows = np.arange(len(chunk), dtype=np.int32)
-            self._program.run(StepArrays(chunk, _ints([start]), _ints([len(chunk)]), blocks, rows))
+            place = _ints([start]), _ints([len(chunk)]), self._scratch
+            self._program.run(StepArrays(chunk, *place, rows))
             result[start : start + width] = self._program.view("logits", len(chunk))
         return result
 
+    def close(self) -> None:
+        """Free weights and cache; the executor cannot be used afterwards."""
+        del self._program
+
     def _check_tokens(self, tokens: Sequence[int]) -> None:
-        room = min(self.context, self.num_blocks * BLOCK_TOKENS)
-        if not 0 < len(tokens) <= room:
-            raise RequestError(f"{len(tokens)} tokens given; 1 to {room} fit.", parameter="tokens")
+        if not 0 < len(tokens) <= self.context:
+            raise RequestError(
+                f"{len(tokens)} tokens given; 1 to {self.context} fit.", parameter="tokens"
+            )
         for token in tokens:
             if not 0 <= token < self._vocabulary:
                 raise RequestError(
@@ -289,16 +298,16 @@ def _read_samples(
     ]
 
 
-def _ints(values: "Sequence[int] | chain[int]") -> NDArray[np.int32]:
-    return np.array(values if isinstance(values, Sequence) else list(values), np.int32)
+def _ints(values: Iterable[int]) -> NDArray[np.int32]:
+    return np.array(list(values), np.int32)
 
 
 def _floats(values: Sequence[float]) -> NDArray[np.float32]:
     return np.array(values, np.float32)
 
 
-def _offsets(lengths: "object") -> NDArray[np.int32]:
-    return np.array([0, *accumulate(lengths)], np.int32)  # type: ignore[call-overload]
+def _offsets(lengths: Iterable[int]) -> NDArray[np.int32]:
+    return np.array([0, *accumulate(lengths)], np.int32)
 
 
 def _cache_shape(
@@ -310,7 +319,7 @@ def _cache_shape(
     per_block = sum(
         2 * layer.mixer.kv_heads * layer.mixer.head_dim * BLOCK_TOKENS * element
         for layer in checkpoint.spec.layers
-        if hasattr(layer.mixer, "kv_heads")
+        if isinstance(layer.mixer, Attention)
     )
     blocks_per_context = math.ceil(model.context / BLOCK_TOKENS)
     if cache_bytes is None:
