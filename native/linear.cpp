@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <new>
 #include <vector>
 
@@ -17,7 +18,30 @@ namespace yearling {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
-constexpr std::size_t kHugePage = 2 << 20;
+
+// All matrices lie one behind the other in large areas of large pages. A step streams every
+// weight once: with pages of 4 KiB it would also walk the page tables once for each of them.
+std::shared_ptr<std::byte> allocate_weights(std::size_t bytes) {
+  constexpr std::size_t kHugePage = 2 << 20, kArea = 32 << 20;
+  static std::mutex mutex;
+  static std::shared_ptr<std::byte> area;
+  static std::size_t used = 0, size = 0;
+  const std::lock_guard lock(mutex);
+  bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  if (!area || used + bytes > size) {
+    size = std::max(kArea, (bytes + kHugePage - 1) / kHugePage * kHugePage);
+    auto* memory = static_cast<std::byte*>(std::aligned_alloc(kHugePage, size));
+    if (!memory) throw std::bad_alloc();
+#if defined(__linux__)
+    madvise(memory, size, MADV_HUGEPAGE);
+#endif
+    area.reset(memory, [](std::byte* data) { std::free(data); });
+    used = 0;
+  }
+  const std::shared_ptr<std::byte> place(area, area.get() + used);  // keeps the area alive
+  used += bytes;
+  return place;
+}
 
 std::size_t bytes_of_tile(WeightKind kind, std::size_t inputs) {
   const std::size_t groups = (inputs + kGroup - 1) / kGroup;
@@ -77,23 +101,14 @@ std::vector<float> to_floats(const std::string& format, const std::byte* row, st
 
 }  // namespace
 
-void Linear::Free::operator()(std::byte* data) const { std::free(data); }
-
 Linear::Linear(WeightKind kind, std::size_t outputs, std::size_t inputs)
     : kind_(kind), outputs_(outputs), inputs_(inputs), tile_bytes_(bytes_of_tile(kind, inputs)) {
   if (outputs == 0 || inputs == 0) {
     throw std::invalid_argument("a linear layer needs at least one input and one output.");
   }
-  const std::size_t alignment = bytes() >= kHugePage ? kHugePage : kAlignment;
-  const std::size_t size = (bytes() + alignment - 1) / alignment * alignment;
-  data_.reset(static_cast<std::byte*>(std::aligned_alloc(alignment, size)));
-  if (!data_) throw std::bad_alloc();
-#if defined(__linux__)
-  // Weights are streamed once a step: large pages spare the address translation.
-  if (alignment == kHugePage) madvise(data_.get(), size, MADV_HUGEPAGE);
-#endif
+  data_ = allocate_weights(bytes());
   // Rows beyond `outputs` and inputs beyond `inputs` must read as zero.
-  if (outputs % kTile || inputs % kGroup) std::memset(data_.get(), 0, size);
+  if (outputs % kTile || inputs % kGroup) std::memset(data_.get(), 0, bytes());
 }
 
 void Linear::pack(std::size_t first, std::size_t rows, const std::string& format,

@@ -72,12 +72,9 @@ class Linear {
     return reinterpret_cast<const Group*>(tile(output / kTile))[index];
   }
 
-  struct Free {
-    void operator()(std::byte* data) const;
-  };
   WeightKind kind_;
   std::size_t outputs_, inputs_, tile_bytes_;
-  std::unique_ptr<std::byte[], Free> data_;
+  std::shared_ptr<std::byte> data_;
 };
 
 }  // namespace yearling

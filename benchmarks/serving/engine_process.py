@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,20 @@ class EngineCommand:
         python: Interpreter of the environment it is installed in.
         module: The module that serves it, for example `benchmarks.serving.engines.llama_cpp`.
         model: The file or folder it loads.
-        environment: Variables set on top of the parent's.
+        options: Handed to its `load`, when it can be configured.
+        metrics: What this form of the engine is measured on; None is everything.
     """
 
     name: str
     python: Path
     module: str
     model: Path
-    environment: Mapping[str, str]
+    options: Mapping[str, int] = field(default_factory=dict)
+    metrics: frozenset[str] | None = None
+
+    def gives(self, metric: str) -> bool:
+        """Whether this form is measured on a metric."""
+        return self.metrics is None or metric in self.metrics
 
 
 class EngineProcess:
@@ -51,19 +57,26 @@ class EngineProcess:
 
     def __init__(self, command: EngineCommand, answer_seconds: float = _ANSWER_SECONDS) -> None:
         self.name = command.name
+        self.gives = command.gives
         self._answer_seconds = answer_seconds
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
         self._process = subprocess.Popen(
             [command.python, "-m", command.module],
             cwd=_ROOT,
-            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", **command.environment},
+            env={**os.environ, "TOKENIZERS_PARALLELISM": "false", "PYTHONFAULTHANDLER": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
         )
         try:
-            answer = self._ask({"command": "load", "model": str(command.model)})
+            answer = self._ask(
+                {
+                    "command": "load",
+                    "model": str(command.model),
+                    "options": dict(command.options),
+                }
+            )
         except BaseException:
             self.close()
             raise

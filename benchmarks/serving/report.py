@@ -18,8 +18,8 @@ class Report:
     """Everything one run printed.
 
     Attributes:
-        summaries: Engine, then metric. `llama.cpp/Q4_1` and `llama.cpp/Q4_0` are one peer,
-            `llama.cpp`, whose better figure counts metric by metric.
+        summaries: Engine, then metric. `llama.cpp/Q4_1`, `llama.cpp/Q4_0` and the like are
+            forms of one peer, `llama.cpp`, whose best figure counts metric by metric.
         descriptions: Configuration by engine.
         weight_bytes: Bytes of weights one decoded token reads.
         multiplies: Weights of the linear layers a prompt token passes, the head left out.
@@ -47,9 +47,9 @@ class Report:
                 forms.setdefault(name.partition("/")[0], []).append(figures)
         for peer, alternatives in forms.items():
             engines[peer] = {
-                metric: best_of(metric, [figures[metric] for figures in alternatives])
+                metric: best_of(metric, [figures[metric] for figures in given])
                 for metric in METRICS
-                if all(metric in figures for figures in alternatives)
+                if (given := [figures for figures in alternatives if metric in figures])
             }
         return engines
 

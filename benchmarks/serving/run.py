@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.serving.engine_process import BenchmarkError, EngineCommand, EngineProcess
 from benchmarks.serving.machine import BusyWatch, busy_load, measure_machine
+from benchmarks.serving.metrics import METRICS
 from benchmarks.serving.neighbour import NeighbourFigures, measure_neighbour
 from benchmarks.serving.prepare import float32_folder, requantised_file
 from benchmarks.serving.report import OURS, Report
@@ -25,6 +26,7 @@ PEERS = ("llama.cpp", "openvino", "transformers")
 _ROOT = Path(__file__).resolve().parents[2]
 _PEER_ENVIRONMENT = _ROOT / ".venv-bench"
 _PEER_FILES = _PEER_ENVIRONMENT / "models"
+_ENGINES = "benchmarks.serving.engines"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,21 +93,45 @@ def engine_commands(peers: tuple[str, ...], model: Path) -> list[EngineCommand]:
             f"the peers' environment {_PEER_ENVIRONMENT} does not exist.\n"
             "  `make bench` makes it; `--peers none` measures ours alone."
         )
-    package = "benchmarks.serving.engines"
-    forms = {
+    commands = {
         "llama.cpp": [
-            ("llama.cpp/Q4_1", "llama_cpp", model),
-            ("llama.cpp/Q4_0", "llama_cpp", requantised_file(model, _PEER_FILES)),
+            *_llama_cpp("Q4_1", python, model),
+            *_llama_cpp("Q4_0", python, requantised_file(model, _PEER_FILES)),
         ],
-        "openvino": [("openvino", "openvino", model)],
-        "transformers": [("transformers", "transformers", float32_folder(model, _PEER_FILES))],
+        "openvino": [EngineCommand("openvino", python, f"{_ENGINES}.openvino", model)],
+        "transformers": [
+            EngineCommand(
+                "transformers",
+                python,
+                f"{_ENGINES}.transformers",
+                float32_folder(model, _PEER_FILES),
+            )
+        ],
     }
+    ours = EngineCommand(OURS, Path(sys.executable), f"{_ENGINES}.yearling", model)
+    return [ours, *(command for peer in peers for command in commands[peer])]
+
+
+def _llama_cpp(form: str, python: Path, file: Path) -> list[EngineCommand]:
+    """One slot for what one stream does, 32 slots for many; see `engines/llama_cpp.py`."""
+    module = f"{_ENGINES}.llama_cpp"
+    many = frozenset({"decode_8", "decode_32", "peak_rss_mb"})
     return [
-        EngineCommand(OURS, Path(sys.executable), f"{package}.yearling", model, {}),
-        *(
-            EngineCommand(name, python, f"{package}.{module}", file, {})
-            for peer in peers
-            for name, module, file in forms[peer]
+        EngineCommand(
+            f"llama.cpp/{form}",
+            python,
+            module,
+            file,
+            {"slots": 1, "slot_tokens": 2048},
+            frozenset(METRICS) - many,
+        ),
+        EngineCommand(
+            f"llama.cpp/{form}x32",
+            python,
+            module,
+            file,
+            {"slots": 32, "slot_tokens": 256},
+            many,
         ),
     ]
 
@@ -134,7 +160,11 @@ def _neighbour(
 ) -> dict[str, NeighbourFigures]:
     if not settings.has_neighbour:
         return {}
-    wanted = [c for c in commands if c.name == OURS or c.name.startswith("llama.cpp")]
+    wanted = [
+        command
+        for command in commands
+        if command.name.startswith((OURS, "llama.cpp")) and command.gives("decode_1")
+    ]
     with ExitStack() as stack:
         engines = [stack.enter_context(EngineProcess(command)) for command in wanted]
         return dict(

@@ -30,6 +30,10 @@ class MeasuredEngine(Protocol):
         """Number of the process."""
         ...
 
+    def gives(self, metric: str) -> bool:
+        """Whether it is measured on a metric."""
+        ...
+
     def run(self, phase: Phase) -> Timing:
         """Run one phase."""
         ...
@@ -65,14 +69,18 @@ def measure(
     with ExitStack() as stack:
         running: list[EngineProcess] = []
         for repeat in range(repeats):
+            is_last = repeat + 1 == repeats
             for command in commands:
+                if not is_last and not command.gives("load_seconds"):
+                    continue
                 progress(f"load {repeat + 1}/{repeats}: {command.name}")
                 process = EngineProcess(command)
-                loads[command.name].append(process.load_seconds)
-                if repeat + 1 < repeats:
-                    process.close()
-                else:
+                if command.gives("load_seconds"):
+                    loads[command.name].append(process.load_seconds)
+                if is_last:
                     running.append(stack.enter_context(process))
+                else:
+                    process.close()
         samples = alternate(running, workload, repeats=repeats, watch=watch, progress=progress)
         descriptions = {engine.name: engine.description for engine in running}
     for name, seconds in loads.items():
@@ -103,16 +111,21 @@ def alternate(
         engine.name: defaultdict(list) for engine in engines
     }
     for phase in workload.phases(_WARM_UP_REPEAT):
-        for engine in engines:
+        for engine in _measured_on(phase, engines):
             progress(f"warm-up: {phase.metric}, {engine.name}")
             engine.run(phase)
     for repeat in range(repeats):
         first = repeat % len(engines)
         for phase in workload.phases(repeat):
-            for engine in [*engines[first:], *engines[:first]]:
+            for engine in _measured_on(phase, [*engines[first:], *engines[:first]]):
                 progress(f"round {repeat + 1}/{repeats}: {phase.metric}, {engine.name}")
                 with watch.during(f"{engine.name} {phase.metric}", engine.pid):
                     timing = engine.run(phase)
                 samples[engine.name][phase.metric].append(phase.figure(timing))
-                samples[engine.name]["peak_rss_mb"] = [timing.peak_rss_mb]
+                if engine.gives("peak_rss_mb"):
+                    samples[engine.name]["peak_rss_mb"] = [timing.peak_rss_mb]
     return samples
+
+
+def _measured_on(phase: Phase, engines: Sequence[MeasuredEngine]) -> list[MeasuredEngine]:
+    return [engine for engine in engines if engine.gives(phase.metric)]

@@ -6,14 +6,14 @@ fails to load, `dies` exits in the first call, `short` makes a token too few.
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.serving.engines.runner import serve
 
 
 class FakeEngine:
-    def load(self, model: Path) -> str:
+    def load(self, model: Path, options: Mapping[str, int]) -> str:
         print("a library that prints to stdout")
         if model.name == "broken":
             raise ValueError("this model is broken")

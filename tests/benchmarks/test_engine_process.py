@@ -11,9 +11,8 @@ STREAMED = Phase("ttft", ((1, 2),), new_tokens=4, is_streamed=True, earlier=(1, 
 
 
 def fake(model: str, name: str = "fake") -> EngineCommand:
-    return EngineCommand(
-        name, Path(sys.executable), "tests.benchmarks.fake_engine", Path("/models") / model, {}
-    )
+    module = "tests.benchmarks.fake_engine"
+    return EngineCommand(name, Path(sys.executable), module, Path("/models") / model)
 
 
 def test_engine_answers_although_a_library_prints_to_stdout() -> None:

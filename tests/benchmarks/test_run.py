@@ -1,9 +1,11 @@
+import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.serving import run
 from benchmarks.serving.engine_process import BenchmarkError
+from benchmarks.serving.metrics import METRICS
 
 
 def test_llama_cpp_runs_the_shipped_file_and_its_requantisation(
@@ -20,7 +22,9 @@ def test_llama_cpp_runs_the_shipped_file_and_its_requantisation(
     assert list(commands) == [
         "yearling",
         "llama.cpp/Q4_1",
+        "llama.cpp/Q4_1x32",
         "llama.cpp/Q4_0",
+        "llama.cpp/Q4_0x32",
         "openvino",
         "transformers",
     ]
@@ -28,6 +32,16 @@ def test_llama_cpp_runs_the_shipped_file_and_its_requantisation(
     assert commands["llama.cpp/Q4_0"].model.name == "m.Q4_1.requantised.Q4_0.gguf"
     assert commands["openvino"].model == commands["yearling"].model
     assert commands["llama.cpp/Q4_1"].python == python
+
+
+def test_the_forms_of_llama_cpp_give_every_metric_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "_PEER_ENVIRONMENT", Path(sys.prefix))
+    commands = run.engine_commands(("llama.cpp",), Path("/models/m.Q4_1.gguf"))
+    for metric in METRICS:
+        givers = [command.name for command in commands if command.gives(metric)]
+        assert len(givers) == 3, metric  # ours, and one form of either file
 
 
 def test_an_unknown_peer_is_named() -> None:

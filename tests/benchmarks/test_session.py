@@ -16,10 +16,14 @@ class RecordedEngine:
     description = "recorded"
     pid = os.getpid()
 
-    def __init__(self, name: str, calls: list[tuple[str, str]]) -> None:
+    def __init__(self, name: str, calls: list[tuple[str, str]], left_out: str = "") -> None:
         self.name = name
+        self._left_out = left_out
         self._calls = calls
         self._seconds: Iterator[int] = iter(range(1, 1000))
+
+    def gives(self, metric: str) -> bool:
+        return metric != self._left_out
 
     def run(self, phase: Phase) -> Timing:
         self._calls.append((phase.metric, self.name))
@@ -67,6 +71,19 @@ def test_warm_up_is_no_sample(samples: dict[str, dict[str, list[float]]]) -> Non
 
 def test_peak_memory_is_the_last_seen(samples: dict[str, dict[str, list[float]]]) -> None:
     assert samples["A"]["peak_rss_mb"] == [124.0]
+
+
+def test_a_form_runs_only_what_it_is_measured_on(calls: list[tuple[str, str]]) -> None:
+    samples = alternate(
+        [RecordedEngine("whole", calls), RecordedEngine("part", calls, left_out="decode_8")],
+        Workload(range(50_000), new_tokens=8),
+        repeats=1,
+        watch=BusyWatch(),
+        progress=lambda text: None,
+    )
+    assert ("decode_8", "whole") in calls
+    assert ("decode_8", "part") not in calls
+    assert set(samples["whole"]) - set(samples["part"]) == {"decode_8"}
 
 
 def test_measure_gives_medians_of_every_metric_for_real_processes() -> None:

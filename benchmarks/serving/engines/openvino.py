@@ -1,6 +1,6 @@
 """OpenVINO GenAI: the continuous-batching pipeline reads the GGUF itself."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ _STEP_TOKENS = 1024
 class OpenVino:
     """Paged cache of 1 GB, prefix caching and split-fuse on, its default cache precision."""
 
-    def load(self, model: Path) -> str:
+    def load(self, model: Path, options: Mapping[str, int]) -> str:
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = _CACHE_GIGABYTES
         scheduler.max_num_batched_tokens = _STEP_TOKENS

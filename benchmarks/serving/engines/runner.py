@@ -1,6 +1,7 @@
 """The loop inside an engine's process: one JSON command per line in, one answer per line out.
 
-    {"command": "load", "model": PATH}        -> {"load_seconds": 0.4, "description": "..."}
+    {"command": "load", "model": PATH, "options": {}}
+                                              -> {"load_seconds": 0.4, "description": "..."}
     {"command": "generate", "prompts": [[1, 2]], "new_tokens": 8, "is_streamed": false}
                                               -> {"seconds": ..., "new_tokens": 8, ...}
 
@@ -11,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ _LOAD_PROMPT = (504, 253, 2365)
 class BenchedEngine(Protocol):
     """What a peer must offer to be measured."""
 
-    def load(self, model: Path) -> str:
+    def load(self, model: Path, options: Mapping[str, int]) -> str:
         """Load the model and describe the configuration in one line."""
         ...
 
@@ -64,15 +65,15 @@ def peak_rss_mb() -> float:
 def _answer(engine: BenchedEngine, command: dict[str, Any]) -> dict[str, Any]:
     try:
         if command["command"] == "load":
-            return _load(engine, Path(command["model"]))
+            return _load(engine, Path(command["model"]), command["options"])
         return _generate(engine, command)
     except Exception as error:  # the parent reports it with the engine's name
         return {"error": f"{type(error).__name__}: {error}"}
 
 
-def _load(engine: BenchedEngine, model: Path) -> dict[str, Any]:
+def _load(engine: BenchedEngine, model: Path, options: Mapping[str, int]) -> dict[str, Any]:
     start = time.perf_counter()
-    description = engine.load(model)
+    description = engine.load(model, options)
     engine.generate([_LOAD_PROMPT], 1, None)
     return {"load_seconds": time.perf_counter() - start, "description": description}
 

@@ -3,7 +3,7 @@
 `generate` keeps no cache between calls, so a shared prefix is computed anew each time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class _FirstToken(BaseStreamer):
 class Transformers:
     """Scaled-dot-product attention, dynamic cache, one padded batch per call."""
 
-    def load(self, model: Path) -> str:
+    def load(self, model: Path, options: Mapping[str, int]) -> str:
         torch.set_num_threads(_THREADS)
         self._model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             model, dtype=torch.float32, attn_implementation="sdpa"

@@ -1,6 +1,6 @@
 """Yearling through its public Python API, with default flags and default precision."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.serving.engines.runner import serve
@@ -13,7 +13,7 @@ __all__ = ["Yearling"]
 class Yearling:
     """`LLM(path)` and nothing else."""
 
-    def load(self, model: Path) -> str:
+    def load(self, model: Path, options: Mapping[str, int]) -> str:
         self._llm = LLM(model)
         self._eos_token_ids = open_checkpoint(model).eos_token_ids
         return f"yearling {__version__}, {model.name}, default flags"

@@ -86,6 +86,12 @@ export function createActions(store, translator) {
     return answer(grown, question.id);
   }
 
+  // Streams break before the page is gone, and would be taken for a server that does not answer.
+  // Phones tell of leaving only by pagehide.
+  for (const leaving of ["beforeunload", "pagehide"]) {
+    addEventListener(leaving, () => controllers.forEach((controller) => controller.abort()));
+  }
+
   function isBusy() {
     return controllers.has(store.get().openId);
   }

@@ -19,11 +19,17 @@ export async function openDatabase() {
   } catch {
     return { all: async () => [], put: async () => {}, remove: async () => {}, isLasting: false };
   }
-  const run = (mode, work) => finished(work(database.transaction(TABLE, mode).objectStore(TABLE)));
+  const write = (change) => {
+    const transaction = database.transaction(TABLE, "readwrite");
+    const request = change(transaction.objectStore(TABLE));
+    // Committing without waiting for the answer lets a write survive the page it came from.
+    transaction.commit();
+    return finished(request);
+  };
   return {
-    all: () => run("readonly", (table) => table.getAll()),
-    put: (record) => run("readwrite", (table) => table.put(record)),
-    remove: (id) => run("readwrite", (table) => table.delete(id)),
+    all: () => finished(database.transaction(TABLE).objectStore(TABLE).getAll()),
+    put: (record) => write((table) => table.put(record)),
+    remove: (id) => write((table) => table.delete(id)),
     isLasting: true,
   };
 }

@@ -3,13 +3,15 @@
 const DELAY_MILLISECONDS = 400;
 
 /**
- * Writes changed conversations shortly after they change, and at once when the page is left.
+ * Writes changed conversations shortly after they change, and at once when an answer ends or
+ * the page is left.
  *
  * @param {ReturnType<import("./store.js").createStore>} store
  * @param {Awaited<ReturnType<import("./database.js").openDatabase>>} database
  */
 export function keepConversations(store, database) {
   let saved = store.get().conversations;
+  let running = store.get().running;
   let timer = null;
 
   async function save() {
@@ -24,7 +26,10 @@ export function keepConversations(store, database) {
   }
 
   store.subscribe((state) => {
-    if (state.conversations !== saved) timer ??= setTimeout(save, DELAY_MILLISECONDS);
+    const hasTurned = state.running !== running; // an answer began or ended
+    running = state.running;
+    if (hasTurned) save();
+    else if (state.conversations !== saved) timer ??= setTimeout(save, DELAY_MILLISECONDS);
   });
   document.addEventListener("visibilitychange", () => document.hidden && save());
   addEventListener("pagehide", save);
