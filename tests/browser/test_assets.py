@@ -15,6 +15,7 @@ ASSETS = STATIC / "assets"
 VENDOR = ASSETS / "vendor"
 TOTAL_BYTES = 600_000
 FILE_LINES = 300
+LINE_LENGTH = 100
 
 OWN_MODULES = sorted(path for path in ASSETS.rglob("*.js") if not path.is_relative_to(VENDOR))
 OWN_FILES = sorted(
@@ -116,6 +117,7 @@ def test_page_preloads_exactly_the_modules_it_starts_with() -> None:
 def test_module_is_short_and_says_what_it_is_for(path: Path) -> None:
     lines = path.read_text("utf-8").splitlines()
     assert len(lines) <= FILE_LINES
+    assert max(map(len, lines)) <= LINE_LENGTH
     assert lines[0].startswith(("/**", "//"))
 
 

@@ -34,16 +34,23 @@ async function start() {
   const actions = createActions(store, () => translator);
   keepConversations(store, database);
   const draw = () => {
-    const { settings: { language: chosen } } = store.get();
+    const {
+      settings: { language: chosen },
+    } = store.get();
     const language = resolveLanguage(chosen);
-    render(html`<${Root} store=${store} actions=${actions} t=${translator} language=${language} />`, place);
+    render(
+      html`<${Root} store=${store} actions=${actions} t=${translator} language=${language} />`,
+      place,
+    );
   };
   const place = document.getElementById("app");
   followLanguage(store, resolveLanguage(settings.language), (loaded) => {
     translator = loaded;
     draw();
   });
-  addEventListener("hashchange", () => actions.open(conversationInAddress(store.get().conversations)));
+  addEventListener("hashchange", () =>
+    actions.open(conversationInAddress(store.get().conversations)),
+  );
   draw();
   actions.connect();
 }

@@ -31,7 +31,9 @@ const TITLE_LENGTH = 60;
 
 /** A short id, unique in this browser; `crypto.randomUUID` exists only on secure origins. */
 export function createId() {
-  const random = Math.floor(Math.random() * 36 ** 6).toString(36).padStart(6, "0");
+  const random = Math.floor(Math.random() * 36 ** 6)
+    .toString(36)
+    .padStart(6, "0");
   return `c${Date.now().toString(36)}${random}`;
 }
 

@@ -24,5 +24,10 @@ export function toMarkdown(conversation, t) {
 }
 
 function fileStem(title) {
-  return title.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 48) || "yearling";
+  return (
+    title
+      .replace(/[^\p{L}\p{N}]+/gu, "-")
+      .replace(/^-|-$/g, "")
+      .slice(0, 48) || "yearling"
+  );
 }

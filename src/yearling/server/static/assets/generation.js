@@ -59,7 +59,8 @@ function changeAnswer(store, conversationId, nodeId, change) {
 
 function ending(error) {
   if (error.name === "AbortError") return { finish: "stopped" };
-  const { kind, message } = error instanceof ApiError ? error : { kind: "server", message: `${error}` };
+  const { kind, message } =
+    error instanceof ApiError ? error : { kind: "server", message: `${error}` };
   return { finish: "error", error: { kind, message } };
 }
 

@@ -1,4 +1,4 @@
-/** Formulas: found in Markdown as $…$, $$…$$, \(…\) and \[…\], drawn by KaTeX when there is one. */
+/** Formulas: $…$, $$…$$, \(…\) and \[…\] in Markdown, drawn by KaTeX when there is one. */
 
 const DISPLAY = /^(?:\$\$([^$]+?)\$\$|\\\[([\s\S]+?)\\\])/;
 const BLOCK = new RegExp(`${DISPLAY.source}[ \\t]*(?:\\n|$)`);

@@ -3,11 +3,54 @@
 import DOMPurify from "./vendor/dompurify/purify.es.mjs";
 
 const TAGS = [
-  "a", "b", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr",
-  "i", "img", "input", "kbd", "li", "mark", "ol", "p", "pre", "s", "strong", "sub", "sup",
-  "table", "tbody", "td", "th", "thead", "tr", "u", "ul",
+  "a",
+  "b",
+  "blockquote",
+  "br",
+  "code",
+  "del",
+  "em",
+  "h1",
+  "h2",
+  "h3",
+  "h4",
+  "h5",
+  "h6",
+  "hr",
+  "i",
+  "img",
+  "input",
+  "kbd",
+  "li",
+  "mark",
+  "ol",
+  "p",
+  "pre",
+  "s",
+  "strong",
+  "sub",
+  "sup",
+  "table",
+  "tbody",
+  "td",
+  "th",
+  "thead",
+  "tr",
+  "u",
+  "ul",
 ];
-const ATTRIBUTES = ["align", "alt", "checked", "class", "disabled", "href", "src", "start", "title", "type"];
+const ATTRIBUTES = [
+  "align",
+  "alt",
+  "checked",
+  "class",
+  "disabled",
+  "href",
+  "src",
+  "start",
+  "title",
+  "type",
+];
 const CLASS = /^(?:language-[\w+#-]{1,32}|math-inline|math-display)$/;
 const LINK = /^(?:https?:|mailto:)/i;
 const INLINE_IMAGE = /^data:image\/(?:png|jpeg|gif|webp);base64,/i;

@@ -13,11 +13,17 @@ export const Answer = memo(({ node, place, count, isRunning, isBusy }) => {
   return html`<article class="answer" aria-label=${t("message.assistant")}>
     <span class=${`avatar${isRunning ? " is-running" : ""}`}><${Mark} /></span>
     <div class="answer-body">
-      ${isRunning && !node.text && html`<div class="waiting" aria-label=${t("message.waiting")}><i></i><i></i><i></i></div>`}
+      ${isRunning && !node.text && html`<div
+        class="waiting"
+        aria-label=${t("message.waiting")}
+      >
+        <i></i><i></i><i></i>
+      </div>`}
       <${MarkdownView} text=${node.text} isGrowing=${isRunning} />
       <${Ending} node=${node} />
-      ${!isRunning &&
-      html`<div class="tools">
+      ${
+        !isRunning &&
+        html`<div class="tools">
         <${BranchArrows} id=${node.id} place=${place} count=${count} isBusy=${isBusy} />
         ${node.text && html`<${CopyButton} text=${node.text} />`}
         <${IconButton}
@@ -27,7 +33,8 @@ export const Answer = memo(({ node, place, count, isRunning, isBusy }) => {
           onClick=${() => actions.regenerate(node.id)}
         />
         <${SpeedLine} speed=${node.speed} model=${node.model} />
-      </div>`}
+      </div>`
+      }
     </div>
   </article>`;
 });
@@ -44,9 +51,23 @@ function Ending({ node }) {
       <strong>${t(`error.${kind}`)}</strong>
       ${message && html`<p>${message}</p>`}
     </div>
-    ${kind === "context"
-      ? html`<button type="button" class="button" onClick=${() => actions.open(null)}>${t("chat.new")}</button>`
-      : html`<button type="button" class="button" onClick=${() => actions.regenerate(node.id)}>${t("retry")}</button>`}
+    ${
+      kind === "context"
+        ? html`<button
+          type="button"
+          class="button"
+          onClick=${() => actions.open(null)}
+        >
+          ${t("chat.new")}
+        </button>`
+        : html`<button
+          type="button"
+          class="button"
+          onClick=${() => actions.regenerate(node.id)}
+        >
+          ${t("retry")}
+        </button>`
+    }
   </div>`;
 }
 
@@ -56,7 +77,8 @@ function SpeedLine({ speed, model }) {
   const number = (value, digits) => formatNumber(language, value, digits);
   const parts = [
     t("speed.tokens", { about: speed.isEstimate ? "≈ " : "", tokens: number(speed.tokens) }),
-    speed.perSecond > 0 && t("speed.rate", { rate: number(speed.perSecond, speed.perSecond < 10 ? 1 : 0) }),
+    speed.perSecond > 0 &&
+      t("speed.rate", { rate: number(speed.perSecond, speed.perSecond < 10 ? 1 : 0) }),
     t("speed.first", { seconds: number(speed.firstSeconds, 2) }),
   ];
   return html`<span class="speed" title=${model}>${parts.filter(Boolean).join(" · ")}</span>`;

@@ -23,7 +23,8 @@ export function useAutoscroll(box, content, occasion) {
     const onScroll = () => {
       const remaining = element.scrollHeight - element.scrollTop - element.clientHeight;
       // Only moving up is the user's doing; the end also moves away when the text grows.
-      if (element.scrollTop < lastTop.current && remaining > NEAR_PIXELS) isFollowing.current = false;
+      if (element.scrollTop < lastTop.current && remaining > NEAR_PIXELS)
+        isFollowing.current = false;
       if (remaining <= NEAR_PIXELS) isFollowing.current = true;
       lastTop.current = element.scrollTop;
       setAway(!isFollowing.current);

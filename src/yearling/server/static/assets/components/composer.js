@@ -37,13 +37,27 @@ export function Composer({ isRunning, canSend }) {
         onInput=${(event) => setText(event.target.value)}
         onKeyDown=${onKeyDown}
       ></textarea>
-      ${isRunning
-        ? html`<button type="button" class="send is-stop" aria-label=${t("composer.stop")} title=${`${t("composer.stop")} (Esc)`} onClick=${actions.stop}>
+      ${
+        isRunning
+          ? html`<button
+            type="button"
+            class="send is-stop"
+            aria-label=${t("composer.stop")}
+            title=${`${t("composer.stop")} (Esc)`}
+            onClick=${actions.stop}
+          >
             <span class="stop-square"></span>
           </button>`
-        : html`<button type="submit" class="send" aria-label=${t("composer.send")} title=${t("composer.send")} disabled=${!isReady}>
+          : html`<button
+            type="submit"
+            class="send"
+            aria-label=${t("composer.send")}
+            title=${t("composer.send")}
+            disabled=${!isReady}
+          >
             <${Icon} name="send" />
-          </button>`}
+          </button>`
+      }
     </form>
     <p class="hint">${t(hasTouch ? "composer.hint_touch" : "composer.hint")}</p>`;
 }

@@ -32,6 +32,12 @@ function KeyForm() {
       value=${key}
       onInput=${(event) => setKey(event.target.value)}
     />
-    <button type="submit" class="button is-primary" disabled=${!key.trim()}>${t("notice.use_key")}</button>
+    <button
+      type="submit"
+      class="button is-primary"
+      disabled=${!key.trim()}
+    >
+      ${t("notice.use_key")}
+    </button>
   </form>`;
 }

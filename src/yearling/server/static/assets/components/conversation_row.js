@@ -7,7 +7,12 @@ import { usePage } from "./page.js";
 export const ConversationRow = memo(({ id, title, isOpen, isRunning }) => {
   const { actions, t } = usePage();
   const [isRenaming, setRenaming] = useState(false);
-  if (isRenaming) return html`<li><${RenameField} id=${id} title=${title} onDone=${() => setRenaming(false)} /></li>`;
+  if (isRenaming)
+    return html`<li><${RenameField}
+      id=${id}
+      title=${title}
+      onDone=${() => setRenaming(false)}
+    /></li>`;
   return html`<li class=${`row${isOpen ? " is-open" : ""}`}>
     <button
       type="button"

@@ -16,7 +16,11 @@ export function EmptyState({ canSend }) {
       <ul class="examples">
         ${EXAMPLES.map(
           (name) => html`<li key=${name}>
-            <button type="button" disabled=${!canSend} onClick=${() => actions.send(t(`example.${name}.prompt`))}>
+            <button
+              type="button"
+              disabled=${!canSend}
+              onClick=${() => actions.send(t(`example.${name}.prompt`))}
+            >
               <strong>${t(`example.${name}.title`)}</strong>
               <span>${t(`example.${name}.prompt`)}</span>
             </button>

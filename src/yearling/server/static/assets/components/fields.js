@@ -11,7 +11,12 @@ function Field({ name, label, help, children, aside }) {
 }
 
 export function Slider({ name, label, value, help, onChange, min, max, step }) {
-  return html`<${Field} name=${name} label=${label} help=${help} aside=${html`<output>${value}</output>`}>
+  return html`<${Field}
+    name=${name}
+    label=${label}
+    help=${help}
+    aside=${html`<output>${value}</output>`}
+  >
     <input
       id=${`field-${name}`}
       type="range"
@@ -53,9 +58,11 @@ export function TextField({ name, label, value, help, onChange, onDone, rows, ty
     onChange: onDone,
   };
   return html`<${Field} name=${name} label=${label} help=${help}>
-    ${rows
-      ? html`<textarea rows=${rows} ...${shared}></textarea>`
-      : html`<input type=${type ?? "text"} autocomplete="off" ...${shared} />`}
+    ${
+      rows
+        ? html`<textarea rows=${rows} ...${shared}></textarea>`
+        : html`<input type=${type ?? "text"} autocomplete="off" ...${shared} />`
+    }
   <//>`;
 }
 
@@ -67,7 +74,12 @@ export function Choice({ name, label, value, options, onChange }) {
       value=${value ?? ""}
       onChange=${(event) => onChange(event.target.value || null)}
     >
-      ${Object.entries(options).map(([key, text]) => html`<option key=${key} value=${key}>${text}</option>`)}
+      ${Object.entries(options).map(([key, text]) => html`<option
+        key=${key}
+        value=${key}
+      >
+        ${text}
+      </option>`)}
     </select>
   <//>`;
 }

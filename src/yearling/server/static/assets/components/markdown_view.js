@@ -10,7 +10,12 @@ export function MarkdownView({ text, isGrowing }) {
   return html`<div class=${`prose${isGrowing && text ? " is-growing" : ""}`}>
     ${blocks.map((block, index) => {
       const isLast = index === blocks.length - 1;
-      return html`<${BlockView} key=${index} raw=${block.raw} block=${block} isGrowing=${isGrowing && isLast} />`;
+      return html`<${BlockView}
+        key=${index}
+        raw=${block.raw}
+        block=${block}
+        isGrowing=${isGrowing && isLast}
+      />`;
     })}
   </div>`;
 }

@@ -3,7 +3,10 @@
 import { html, useEffect, useRef, useState } from "../preact.js";
 import { IconButton } from "./icons.js";
 
-/** @param {{label: string, items: {text: string, act: () => void, isDanger?: boolean}[]}} properties */
+/**
+ * @typedef {{text: string, act: () => void, isDanger?: boolean}} Item
+ * @param {{label: string, items: Item[]}} properties
+ */
 export function Menu({ label, items }) {
   const [isOpen, setOpen] = useState(false);
   const box = useRef();
@@ -40,8 +43,9 @@ export function Menu({ label, items }) {
       aria-expanded=${isOpen ? "true" : "false"}
       onClick=${() => setOpen(!isOpen)}
     />
-    ${isOpen &&
-    html`<div ref=${list} class="menu-list" role="menu">
+    ${
+      isOpen &&
+      html`<div ref=${list} class="menu-list" role="menu">
       ${items.map(
         (item) => html`<button
           type="button"
@@ -52,7 +56,8 @@ export function Menu({ label, items }) {
           ${item.text}
         </button>`,
       )}
-    </div>`}
+    </div>`
+    }
   </div>`;
 }
 

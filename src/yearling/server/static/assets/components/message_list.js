@@ -18,7 +18,14 @@ export function MessageList({ conversation, runningId }) {
   const branches = countBranches(conversation);
   return html`<div class="messages-frame">
     <div ref=${box} class="messages" tabindex="-1">
-      <div ref=${content} class="column" role="log" aria-live="off" aria-label=${t("messages.label")} aria-busy=${runningId ? "true" : "false"}>
+      <div
+        ref=${content}
+        class="column"
+        role="log"
+        aria-live="off"
+        aria-label=${t("messages.label")}
+        aria-busy=${runningId ? "true" : "false"}
+      >
         ${path.map((node) => {
           const { place, count } = branches[node.id];
           return html`<${node.role === "user" ? Question : Answer}
@@ -32,7 +39,12 @@ export function MessageList({ conversation, runningId }) {
         })}
       </div>
     </div>
-    ${isAway && html`<${IconButton} class="icon-button to-end" icon="down" label=${t("messages.end")} onClick=${goToEnd} />`}
+    ${isAway && html`<${IconButton}
+      class="icon-button to-end"
+      icon="down"
+      label=${t("messages.end")}
+      onClick=${goToEnd}
+    />`}
   </div>`;
 }
 

@@ -16,7 +16,12 @@ export const Question = memo(({ node, place, count, isBusy }) => {
     <div class="tools">
       <${BranchArrows} id=${node.id} place=${place} count=${count} isBusy=${isBusy} />
       <${CopyButton} text=${node.text} />
-      <${IconButton} icon="edit" label=${t("message.edit")} disabled=${isBusy} onClick=${() => setEditing(true)} />
+      <${IconButton}
+        icon="edit"
+        label=${t("message.edit")}
+        disabled=${isBusy}
+        onClick=${() => setEditing(true)}
+      />
     </div>
   </article>`;
 });
@@ -56,7 +61,13 @@ function EditForm({ node, onDone }) {
     ></textarea>
     <div class="edit-actions">
       <button type="button" class="button" onClick=${onDone}>${t("cancel")}</button>
-      <button type="submit" class="button is-primary" disabled=${!text.trim()}>${t("message.resend")}</button>
+      <button
+        type="submit"
+        class="button is-primary"
+        disabled=${!text.trim()}
+      >
+        ${t("message.resend")}
+      </button>
     </div>
   </form>`;
 }

@@ -42,10 +42,20 @@ export function Root({ store, actions, t, language }) {
         theme=${settings.theme}
       />
       <main class="main">
-        <${Header} models=${state.models} chosen=${settings.model} isSidebarOpen=${settings.isSidebarOpen} />
-        ${conversation
-          ? html`<${MessageList} key=${conversation.id} conversation=${conversation} runningId=${state.running[conversation.id]} />`
-          : html`<${EmptyState} canSend=${state.connection === "up"} />`}
+        <${Header}
+          models=${state.models}
+          chosen=${settings.model}
+          isSidebarOpen=${settings.isSidebarOpen}
+        />
+        ${
+          conversation
+            ? html`<${MessageList}
+              key=${conversation.id}
+              conversation=${conversation}
+              runningId=${state.running[conversation.id]}
+            />`
+            : html`<${EmptyState} canSend=${state.connection === "up"} />`
+        }
         <div class="dock">
           <${ConnectionNotice} connection=${state.connection} />
           <${Composer}

@@ -26,7 +26,13 @@ export const SettingsDialog = memo(({ isOpen, settings }) => {
   const reset = () =>
     actions.setSettings(Object.fromEntries(SAMPLING.map((name) => [name, DEFAULTS[name]])));
   const onClick = (event) => event.target === dialog.current && close();
-  return html`<dialog ref=${dialog} class="settings" aria-labelledby="settings-title" onClose=${close} onClick=${onClick}>
+  return html`<dialog
+    ref=${dialog}
+    class="settings"
+    aria-labelledby="settings-title"
+    onClose=${close}
+    onClick=${onClick}
+  >
     <form method="dialog" class="settings-inner">
       <header>
         <h2 id="settings-title">${t("settings.title")}</h2>
@@ -34,11 +40,31 @@ export const SettingsDialog = memo(({ isOpen, settings }) => {
       </header>
       <section>
         <h3>${t("settings.answers")}</h3>
-        <${TextField} ...${field("systemPrompt")} rows="3" placeholder=${t("settings.systemPrompt.example")} />
-        <${Slider} ...${field("temperature")} min="0" max="2" step="0.05" help=${t("settings.temperature.help")} />
-        <${Slider} ...${field("topP")} min="0.05" max="1" step="0.05" help=${t("settings.topP.help")} />
+        <${TextField}
+          ...${field("systemPrompt")}
+          rows="3"
+          placeholder=${t("settings.systemPrompt.example")}
+        />
+        <${Slider}
+          ...${field("temperature")}
+          min="0"
+          max="2"
+          step="0.05"
+          help=${t("settings.temperature.help")}
+        />
+        <${Slider}
+          ...${field("topP")}
+          min="0.05"
+          max="1"
+          step="0.05"
+          help=${t("settings.topP.help")}
+        />
         <div class="field-pair">
-          <${NumberField} ...${field("maxTokens")} min="1" placeholder=${t("settings.maxTokens.none")} />
+          <${NumberField}
+            ...${field("maxTokens")}
+            min="1"
+            placeholder=${t("settings.maxTokens.none")}
+          />
           <${NumberField} ...${field("seed")} min="0" placeholder=${t("settings.seed.none")} />
         </div>
         <button type="button" class="button" onClick=${reset}>${t("settings.reset")}</button>
@@ -46,7 +72,10 @@ export const SettingsDialog = memo(({ isOpen, settings }) => {
       <section>
         <h3>${t("settings.page")}</h3>
         <div class="field-pair">
-          <${Choice} ...${field("language")} options=${{ "": t("settings.language.browser"), ...LANGUAGES }} />
+          <${Choice}
+            ...${field("language")}
+            options=${{ "": t("settings.language.browser"), ...LANGUAGES }}
+          />
           <${Choice}
             ...${field("theme")}
             options=${{ "": t("theme.system"), light: t("theme.light"), dark: t("theme.dark") }}

@@ -10,7 +10,11 @@ export function useShortcuts(store, actions) {
         event.preventDefault();
         actions.open(null);
         requestAnimationFrame(() => document.getElementById("composer")?.focus());
-      } else if (event.key === "Escape" && !event.defaultPrevented && !document.querySelector("dialog[open]")) {
+      } else if (
+        event.key === "Escape" &&
+        !event.defaultPrevented &&
+        !document.querySelector("dialog[open]")
+      ) {
         if (store.get().isDrawerOpen) actions.set({ isDrawerOpen: false });
         else actions.stop();
       }

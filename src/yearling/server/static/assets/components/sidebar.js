@@ -23,8 +23,16 @@ export const Sidebar = memo(({ conversations, openId, running, isDrawerOpen, the
   const themeName = theme ?? "system";
   const nextTheme = THEMES[themeName];
   return html`
-    <div class="backdrop" hidden=${!isDrawerOpen} onClick=${() => actions.set({ isDrawerOpen: false })}></div>
-    <nav ref=${panel} class=${`sidebar${isDrawerOpen ? " is-open" : ""}`} aria-label=${t("sidebar.label")}>
+    <div
+      class="backdrop"
+      hidden=${!isDrawerOpen}
+      onClick=${() => actions.set({ isDrawerOpen: false })}
+    ></div>
+    <nav
+      ref=${panel}
+      class=${`sidebar${isDrawerOpen ? " is-open" : ""}`}
+      aria-label=${t("sidebar.label")}
+    >
       <div class="sidebar-top">
         <span class="brand"><${Mark} />Yearling</span>
         <${IconButton} icon="sidebar" label=${t("sidebar.close")} onClick=${close} />
@@ -32,8 +40,9 @@ export const Sidebar = memo(({ conversations, openId, running, isDrawerOpen, the
       <button type="button" class="new-chat" onClick=${() => startChat(actions)}>
         <${Icon} name="plus" />${t("chat.new")}<kbd aria-hidden="true">${shortcut()}</kbd>
       </button>
-      ${Object.keys(conversations).length >= SEARCH_FROM &&
-      html`<label class="search">
+      ${
+        Object.keys(conversations).length >= SEARCH_FROM &&
+        html`<label class="search">
         <${Icon} name="search" />
         <span class="visually-hidden">${t("sidebar.search")}</span>
         <input
@@ -42,7 +51,8 @@ export const Sidebar = memo(({ conversations, openId, running, isDrawerOpen, the
           value=${query}
           onInput=${(event) => setQuery(event.target.value)}
         />
-      </label>`}
+      </label>`
+      }
       <div class="conversations">
         ${groups.map(
           ([name, rows]) => html`<section key=${name}>
@@ -60,7 +70,9 @@ export const Sidebar = memo(({ conversations, openId, running, isDrawerOpen, the
             </ul>
           </section>`,
         )}
-        ${!groups.length && html`<p class="sidebar-empty">${t(query ? "sidebar.nothing" : "sidebar.empty")}</p>`}
+        ${!groups.length && html`<p class="sidebar-empty">
+          ${t(query ? "sidebar.nothing" : "sidebar.empty")}
+        </p>`}
       </div>
       <div class="sidebar-foot">
         <button

@@ -13,10 +13,12 @@ export function Toast({ toast }) {
     return () => clearTimeout(timer);
   }, [toast]);
   return html`<div class="toast-place" role="status">
-    ${toast &&
-    html`<div class="toast">
+    ${
+      toast &&
+      html`<div class="toast">
       <span>${toast.text}</span>
       ${toast.undo && html`<button type="button" onClick=${toast.undo}>${t("toast.undo")}</button>`}
-    </div>`}
+    </div>`
+    }
   </div>`;
 }
