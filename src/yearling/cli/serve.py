@@ -105,7 +105,7 @@ def _run(settings: "ServeSettings") -> bool:
         for name in settings.models:
             with download_bar(name) as progress:
                 ensure(name, progress)
-        names = ", ".join(settings.served_name(name) for name in settings.models)
+        names = ", ".join(settings.names)
         url = url_of(listener)
         with notice_when_slow(f"loading {names} …"):
             ready = f"Yearling is ready: {url}  ({names}, {_threads(settings)} threads)"

@@ -67,22 +67,24 @@ class ServeSettings(Config):
                 f"{len(self.models)} models, but {len(self.served_names)} served names: "
                 "give one per model, or none."
             )
-        names = [self.served_name(model) for model in self.models]
-        if len(set(names)) != len(names):
-            raise ConfigError(f"two models would be called the same: {', '.join(names)}.")
+        if len(set(self.names)) != len(self.names):
+            raise ConfigError(f"two models would be called the same: {', '.join(self.names)}.")
         return self
 
-    def served_name(self, model: str) -> str:
-        """What clients call a model: a file by its stem, anything else as it is.
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What clients call each model: a file by its stem, anything else as it is.
 
-        >>> ServeSettings().served_name("models/tiny.gguf")
-        'tiny'
+        >>> ServeSettings(models=("smollm2", "models/tiny.gguf")).names
+        ('smollm2', 'tiny')
         """
-        if self.served_names:
-            return self.served_names[self.models.index(model)]
-        if model.endswith(".gguf") and not model.startswith("hf:"):
-            return Path(model).stem
-        return Path(model).name if Path(model).is_absolute() else model
+        return self.served_names or tuple(_own_name(model) for model in self.models)
+
+
+def _own_name(model: str) -> str:
+    if model.endswith(".gguf") and not model.startswith("hf:"):
+        return Path(model).stem
+    return Path(model).name if Path(model).is_absolute() else model
 
 
 def is_loopback(host: str) -> bool:

@@ -50,8 +50,8 @@ async def serve(
     await asyncio.sleep(0.02)
     try:
         models = [
-            _served_model(name, settings, worker)
-            for name, worker in zip(settings.models, workers, strict=True)
+            _served_model(model, name, settings, worker)
+            for model, name, worker in zip(settings.models, settings.names, workers, strict=True)
         ]
     except BaseException:
         await _stop(workers, starting)
@@ -111,19 +111,21 @@ async def _stop(engines: Sequence[Any], starting: "Sequence[asyncio.Task[None]]"
     await asyncio.gather(*(engine.stop() for engine in engines), return_exceptions=True)
 
 
-def _served_model(name: str, settings: ServeSettings, worker: ModelWorker) -> "ServedModel":
+def _served_model(
+    model: str, name: str, settings: ServeSettings, worker: ModelWorker
+) -> "ServedModel":
     from yearling.server.generation import Admission
     from yearling.server.models import ServedModel
 
-    loaded = load_model(name, settings.engine)
+    loaded = load_model(model, settings.engine)
     if loaded.tokenizer is None:
-        raise ModelError(f"{name} came without a tokenizer, so it cannot be served over HTTP.")
+        raise ModelError(f"{model} came without a tokenizer, so it cannot be served over HTTP.")
     if loaded.chat_template is not None:
         loaded.chat_template.prepare()
     loaded.checkpoint.close()
     identity = f"{__version__} {loaded.path} {loaded.path.stat().st_size} {settings.engine}"
     return ServedModel(
-        name=settings.served_name(name),
+        name=name,
         tokenizer=loaded.tokenizer,
         chat_template=loaded.chat_template,
         context=loaded.context,
