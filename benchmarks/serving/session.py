@@ -66,31 +66,27 @@ def measure(
         BenchmarkError: an engine cannot be measured.
     """
     loads: dict[str, list[float]] = defaultdict(list)
+    timed = [command for command in commands if command.gives("load_seconds")]
+    for repeat in range(1, repeats):
+        for command in timed:
+            progress(f"load {repeat}/{repeats}: {command.name}")
+            with EngineProcess(command) as engine:
+                loads[engine.name].append(engine.load_seconds)
     with ExitStack() as stack:
         running: list[EngineProcess] = []
-        for repeat in range(repeats):
-            is_last = repeat + 1 == repeats
-            for command in commands:
-                if not is_last and not command.gives("load_seconds"):
-                    continue
-                progress(f"load {repeat + 1}/{repeats}: {command.name}")
-                process = EngineProcess(command)
-                if command.gives("load_seconds"):
-                    loads[command.name].append(process.load_seconds)
-                if is_last:
-                    running.append(stack.enter_context(process))
-                else:
-                    process.close()
+        for command in commands:
+            progress(f"load {repeats}/{repeats}: {command.name}")
+            running.append(stack.enter_context(EngineProcess(command)))
         samples = alternate(running, workload, repeats=repeats, watch=watch, progress=progress)
-        descriptions = {engine.name: engine.description for engine in running}
-    for name, seconds in loads.items():
-        samples[name]["load_seconds"] = seconds
+    for engine in running:
+        if engine.gives("load_seconds"):
+            samples[engine.name]["load_seconds"] = [*loads[engine.name], engine.load_seconds]
     return Session(
         {
             name: {metric: summarise(values) for metric, values in by_metric.items()}
             for name, by_metric in samples.items()
         },
-        descriptions,
+        {engine.name: engine.description for engine in running},
     )
 
 

@@ -17,7 +17,7 @@ from benchmarks.serving.correctness import (
 )
 from yearling.models.checkpoint import Checkpoint, open_checkpoint
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 NUM_TOKENS = 2000
 
@@ -37,19 +37,29 @@ def reference(checkpoint: Checkpoint, tokens: list[int]) -> TextScores:
     return reference_scores(checkpoint.path, tokens)
 
 
-@pytest.mark.parametrize("weights", ["auto", "float32"])
-def test_engine_reads_english_as_transformers_does(
-    checkpoint: Checkpoint, tokens: list[int], reference: TextScores, weights: str
+@pytest.fixture(scope="module")
+def float32(checkpoint: Checkpoint, tokens: list[int]) -> TextScores:
+    return engine_scores(checkpoint, tokens, "float32")
+
+
+def test_default_weights_read_english_as_transformers_does(
+    checkpoint: Checkpoint, tokens: list[int], reference: TextScores
 ) -> None:
-    agreement = compare(engine_scores(checkpoint, tokens, weights), reference, weights)
+    agreement = compare(engine_scores(checkpoint, tokens, "auto"), reference, "auto")
     assert agreement.has_passed, CorrectnessReport([agreement]).as_text()
 
 
-def test_float32_engine_gives_each_token_the_same_probability(
-    checkpoint: Checkpoint, tokens: list[int], reference: TextScores
+def test_float32_weights_read_english_as_transformers_does(
+    float32: TextScores, reference: TextScores
 ) -> None:
-    ours = engine_scores(checkpoint, tokens, "float32")
-    np.testing.assert_allclose(ours.logprobs, reference.logprobs, rtol=0, atol=2e-3)
+    agreement = compare(float32, reference, "float32")
+    assert agreement.has_passed, CorrectnessReport([agreement]).as_text()
+
+
+def test_float32_weights_give_each_token_the_same_probability(
+    float32: TextScores, reference: TextScores
+) -> None:
+    np.testing.assert_allclose(float32.logprobs, reference.logprobs, rtol=0, atol=2e-3)
 
 
 @pytest.fixture(scope="module")
