@@ -315,6 +315,8 @@ void bind_ops(nb::class_<Program>& program) {
 
 NB_MODULE(_native, module) {
   using namespace yearling;
+  // A model that is still open when Python ends is no leak worth telling the user of.
+  nb::set_leak_warnings(false);
   module.doc() = "Yearling's native core: weights, thread pool, step programs, sampling.";
 
   nb::class_<Pool>(module, "Pool")

@@ -10,6 +10,15 @@ _USER_HOME = os.environ.get("YEARLING_HOME")
 _FOREIGN_PREFIXES = ("YEARLING_", "OPENAI_")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the page last.
+
+    Playwright keeps an event loop running in the main thread until the session ends, and no
+    other loop can be started there.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the user's settings, so that a test passes or fails for everybody."""

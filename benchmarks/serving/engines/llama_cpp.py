@@ -39,8 +39,8 @@ class LlamaCpp:
         parameters.verbosity = 0
         self._server = xllamacpp.Server(parameters)
         return (
-            f"xllamacpp {xllamacpp.__version__}, {model.name}, {slots} slots of {slot_tokens} "
-            "tokens, continuous batching, flash attention"
+            f"xllamacpp {xllamacpp.__version__}, {model.name}, slots: {slots}, tokens a slot: "
+            f"{slot_tokens}, flash attention"
         )
 
     def generate(
