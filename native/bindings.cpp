@@ -9,7 +9,6 @@
 #include <limits>
 #include <optional>
 
-#include "machine.hpp"
 #include "ops/ops.hpp"
 #include "sampling.hpp"
 
@@ -361,14 +360,4 @@ NB_MODULE(_native, module) {
   module.def("uniform", &uniform, "seed"_a, "index"_a);
   module.def("kernel_name", [](const std::string& name) { return select_kernels(name.c_str()).name; },
              "name"_a = "auto");
-  module.def("measure_machine",
-             [](Pool& pool) {
-               MachineRates rates;
-               {
-                 const nb::gil_scoped_release release;
-                 rates = measure_machine(pool);
-               }
-               return nb::make_tuple(rates.bytes_per_second, rates.int8_macs_per_second);
-             },
-             "pool"_a);
 }
