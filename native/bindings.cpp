@@ -34,9 +34,15 @@ std::vector<float> copy(const std::optional<Vector>& array) {
                : std::vector<float>();
 }
 
-std::shared_ptr<const std::vector<float>> copy_table(const Array<float, 2>& array) {
-  return std::make_shared<const std::vector<float>>(array.data(), array.data() + array.size());
-}
+// A matrix that several operations share.
+struct Table {
+  std::shared_ptr<const std::vector<float>> values;
+  std::size_t columns;
+  explicit Table(const Array<float, 2>& array)
+      : values(std::make_shared<const std::vector<float>>(array.data(),
+                                                          array.data() + array.size())),
+        columns(array.shape(1)) {}
+};
 
 // A NumPy array that owns its data.
 template <typename T>
@@ -289,9 +295,9 @@ void bind_ops(nb::class_<Program>& program) {
            "input"_a, "output"_a, "weights"_a, "bias"_a.none(), "column"_a, "accumulates"_a)
       .def("rotary",
            [](Program& p, int buffer, std::size_t column, std::size_t heads, std::size_t head_dim,
-              const Array<float, 2>& cosine, const Array<float, 2>& sine) {
-             p.append(make_rotary(p, buffer, column, heads, head_dim, copy_table(cosine),
-                                  copy_table(sine), 2 * cosine.shape(1)));
+              const Table& cosine, const Table& sine) {
+             p.append(make_rotary(p, buffer, column, heads, head_dim, cosine.values, sine.values,
+                                  2 * cosine.columns));
            })
       .def("write_kv",
            [](Program& p, int input, std::size_t layer, std::size_t key_column,
@@ -321,6 +327,8 @@ NB_MODULE(_native, module) {
   nb::class_<Pool>(module, "Pool")
       .def(nb::init<int>(), "threads"_a = 0)
       .def_prop_ro("threads", &Pool::threads);
+
+  nb::class_<Table>(module, "Table").def(nb::init<const Array<float, 2>&>(), "values"_a);
 
   nb::class_<Linear>(module, "Linear")
       .def("__init__",

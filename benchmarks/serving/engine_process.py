@@ -135,7 +135,8 @@ class EngineProcess:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
-        watchdog = threading.Timer(self._answer_seconds, self._process.kill)
+        was_silent = threading.Event()
+        watchdog = threading.Timer(self._answer_seconds, self._end_silence, (was_silent,))
         watchdog.start()
         try:
             stdin.write(json.dumps(command) + "\n")
@@ -146,21 +147,25 @@ class EngineProcess:
         finally:
             watchdog.cancel()
         if not line:
-            raise BenchmarkError(self._obituary(command["command"]))
+            cause = (
+                f"was silent for {self._answer_seconds:.0f} s" if was_silent.is_set() else "ended"
+            )
+            raise BenchmarkError(f"{self.name} {cause} at {command['command']}{self._obituary()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise BenchmarkError(f"{self.name} failed at {command['command']}: {answer['error']}")
         return answer
 
-    def _obituary(self, command: str) -> str:
+    def _end_silence(self, was_silent: threading.Event) -> None:
+        was_silent.set()
+        self._process.kill()
+
+    def _obituary(self) -> str:
         try:
-            code = self._process.wait(timeout=5)
+            code = self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:
             self._process.kill()
             code = self._process.wait()
         self._errors.seek(0)
-        last_words = self._errors.read().decode(errors="replace").strip().splitlines()[-5:]
-        return (
-            f"{self.name} gave no answer to {command!r} within {self._answer_seconds:.0f} s or "
-            f"ended (exit code {code}). Its last words:\n  " + "\n  ".join(last_words)
-        )
+        last_words = self._errors.read().decode(errors="replace").strip().splitlines()[-20:]
+        return f"(exit code {code}). Its last words:\n  " + "\n  ".join(last_words)

@@ -9,6 +9,9 @@ class Pool:
     @property
     def threads(self) -> int: ...
 
+class Table:
+    def __init__(self, values: _Floats) -> None: ...
+
 class Linear:
     def __init__(self, kind: str, outputs: int, inputs: int) -> None: ...
     @property
@@ -54,7 +57,7 @@ class Program:
         accumulates: bool,
     ) -> None: ...
     def rotary(
-        self, buffer: int, column: int, heads: int, head_dim: int, cosine: _Floats, sine: _Floats
+        self, buffer: int, column: int, heads: int, head_dim: int, cosine: Table, sine: Table
     ) -> None: ...
     def write_kv(
         self,

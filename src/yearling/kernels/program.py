@@ -125,10 +125,11 @@ class NativeProgram:
             name: self._native.add_buffer(shape.has_token_rows, shape.columns)
             for name, shape in buffer_shapes(program).items()
         }
+        tables: dict[int, _native.Table] = {}
         for op in program:
             if isinstance(op, ops.WriteKV):
                 self._native.add_cache_layer(op.kv_heads, op.head_dim)
-            self._append(op)
+            self._append(op, tables)
         self._native.finish()
 
     @property
@@ -161,7 +162,8 @@ class NativeProgram:
         """The first rows of a buffer, without copying; the next step overwrites them."""
         return self._native.view(self.buffers[buffer], rows)
 
-    def _append(self, op: ops.Op) -> None:
+    def _append(self, op: ops.Op, tables: dict[int, _native.Table]) -> None:
+        """Hand one operation to the core; equal arrays become one shared table."""
         native, at = self._native, self.buffers
         match op:
             case ops.Embed():
@@ -182,7 +184,11 @@ class NativeProgram:
                     op.accumulates,
                 )
             case ops.Rotary():
-                native.rotary(at[op.buffer], op.column, op.heads, op.head_dim, op.cosine, op.sine)
+                for array in (op.cosine, op.sine):
+                    if id(array) not in tables:
+                        tables[id(array)] = _native.Table(array)
+                cosine, sine = tables[id(op.cosine)], tables[id(op.sine)]
+                native.rotary(at[op.buffer], op.column, op.heads, op.head_dim, cosine, sine)
             case ops.WriteKV():
                 native.write_kv(
                     at[op.input],
