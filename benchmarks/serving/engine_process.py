@@ -150,7 +150,7 @@ class EngineProcess:
             cause = (
                 f"was silent for {self._answer_seconds:.0f} s" if was_silent.is_set() else "ended"
             )
-            raise BenchmarkError(f"{self.name} {cause} at {command['command']}{self._obituary()}")
+            raise BenchmarkError(f"{self.name} {cause} at {command['command']} {self._obituary()}")
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise BenchmarkError(f"{self.name} failed at {command['command']}: {answer['error']}")
