@@ -64,6 +64,7 @@ def test_regenerate_keeps_the_older_answer_a_branch_away(chat: ChatPage) -> None
     chat.button("Answer again").click()
     place = chat.answers.locator(".branches")
     expect(place).to_contain_text("2/2", timeout=ANSWER_MILLISECONDS)
+    chat.wait_until_done()
     second = chat.text()
     chat.button("Previous version").click()
     expect(place).to_contain_text("1/2")
