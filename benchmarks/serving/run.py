@@ -15,6 +15,7 @@ from benchmarks.serving.prepare import float32_folder, requantised_file
 from benchmarks.serving.report import OURS, Report
 from benchmarks.serving.session import Progress, measure
 from benchmarks.serving.workload import Workload, english_text
+from yearling.models.weights import weights_of
 
 if TYPE_CHECKING:
     from yearling.models.checkpoint import Checkpoint
@@ -184,14 +185,13 @@ def _work_per_token(checkpoint: "Checkpoint") -> tuple[int, int]:
 
     The embedding counts as read when it also is the head; a lookup reads one row.
     """
-    names = checkpoint.tensor_names()
-    is_tied = not any("lm_head" in name for name in names)
+    weights = list(weights_of(checkpoint.spec))
+    is_tied = not any(weight.role == "head" for weight in weights)
     weight_bytes = multiplies = 0
-    for name in names:
-        tensor = checkpoint.tensor(name)
-        is_embedding = "embed_tokens" in name
-        if not is_embedding or is_tied:
+    for weight in weights:
+        tensor = checkpoint.weight(weight)
+        if weight.role != "embedding" or is_tied:
             weight_bytes += tensor.data.nbytes
-        if len(tensor.shape) == 2 and not is_embedding and "lm_head" not in name:
+        if len(tensor.shape) == 2 and weight.role not in ("embedding", "head"):
             multiplies += tensor.shape[0] * tensor.shape[1]
     return weight_bytes, multiplies

@@ -160,6 +160,14 @@ def test_list_of_an_empty_store_says_how_to_fill_it(tmp_home: Path) -> None:
     assert "yearling pull smollm2" in ended.stderr
 
 
+def test_pull_of_a_model_under_terms_names_them_and_how_to_accept(tmp_home: Path) -> None:
+    ended = run("pull", "gemma3-270m")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "Gemma Terms of Use, https://ai.google.dev/gemma/terms" in ended.stderr
+    assert "yearling pull gemma3-270m --accept-licence" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_rm_asks_first(tmp_home: Path) -> None:
     ended = run("rm", "smollm2", stdin="n\n")
     assert ended.returncode == 1

@@ -44,10 +44,11 @@ class Outcome:
 def load_checkpoint(path: Path) -> None:
     """Open a model and read everything in it: the loader of most cases."""
     from yearling.models.checkpoint import open_checkpoint
+    from yearling.models.weights import weights_of
 
     checkpoint = open_checkpoint(path)
-    for name in checkpoint.tensor_names():
-        checkpoint.tensor(name)
+    for weight in weights_of(checkpoint.spec):
+        checkpoint.weight(weight)
     checkpoint.tokenizer()
     checkpoint.chat_template()
 

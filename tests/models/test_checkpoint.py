@@ -7,6 +7,7 @@ import pytest
 from tests.models.tiny_files import CANONICAL_SHAPES, CONFIG, tiny_safetensors, write_folder
 from yearling.core.errors import ModelFormatError, ModelNotFoundError
 from yearling.models.checkpoint import open_checkpoint
+from yearling.models.weights import Weight, weights_of
 
 
 def test_nothing_there_is_not_found(tmp_path: Path) -> None:
@@ -48,16 +49,16 @@ def test_end_tokens_come_from_generation_config_first(
 def test_copy_of_a_tied_head_is_left_alone(tmp_path: Path) -> None:
     content = tiny_safetensors({**CANONICAL_SHAPES, "lm_head.weight": (4, 32)})
     checkpoint = open_checkpoint(write_folder(tmp_path / "model", {"model.safetensors": content}))
-    assert checkpoint.tensor_names() == tuple(sorted(CANONICAL_SHAPES))
-    with pytest.raises(ModelFormatError, match=r"holds no tensor lm_head.weight"):
-        checkpoint.tensor("lm_head.weight")
+    assert len(list(weights_of(checkpoint.spec))) == len(CANONICAL_SHAPES)
+    with pytest.raises(ModelFormatError, match=r"the model has no Weight\(role='head'"):
+        checkpoint.weight(Weight("head", None, "weight", (4, 32)))
 
 
 def test_stored_rotary_tables_are_left_alone(tmp_path: Path) -> None:
     table = "model.layers.0.self_attn.rotary_emb.inv_freq"
     content = tiny_safetensors({**CANONICAL_SHAPES, table: (4,)})
     checkpoint = open_checkpoint(write_folder(tmp_path / "model", {"model.safetensors": content}))
-    assert table not in checkpoint.tensor_names()
+    assert len(list(weights_of(checkpoint.spec))) == len(CANONICAL_SHAPES)
 
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}

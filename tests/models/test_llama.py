@@ -13,6 +13,7 @@ from tests.models.tiny_files import (
     TYPES,
     TinyTensor,
     from_numpy,
+    stored,
     tiny_gguf,
     tiny_tensors,
     write_folder,
@@ -21,14 +22,16 @@ from yearling.core.errors import ModelFormatError
 from yearling.models.checkpoint import Checkpoint, open_checkpoint
 from yearling.models.checkpoint.formats import to_float32
 from yearling.models.families import families
-from yearling.models.families.llama import Llama
+from yearling.models.families.llama import family
 from yearling.models.fields import Fields
+from yearling.models.places import hugging_face_places
 from yearling.models.spec import Attention, Gated, Head, ModelSpec, Rotary, RotaryScaling
+from yearling.models.weights import Role, weights_of
 
 
 def _spec(**changes: object) -> ModelSpec:
     config = {key: value for key, value in {**CONFIG, **changes}.items() if value is not None}
-    return Llama().spec_from_config(Fields(config, "config.json"))
+    return family.spec_from_config(Fields(config, "config.json"))
 
 
 def _attention(spec: ModelSpec) -> Attention:
@@ -44,7 +47,7 @@ def _open(folder: Path, content: bytes) -> Checkpoint:
 
 
 def test_family_is_registered_under_its_file() -> None:
-    assert families.get("llama") is Llama
+    assert families.get("llama") is family
 
 
 def test_spec_from_config_has_its_values() -> None:
@@ -101,10 +104,10 @@ def test_gguf_and_folder_give_one_spec(tmp_path: Path) -> None:
     config = {**CONFIG, "rms_norm_eps": 0.5}
     from_folder = open_checkpoint(write_folder(tmp_path / "folder", {"config.json": config}))
     assert from_gguf.spec == from_folder.spec
-    assert from_gguf.tensor_names() == from_folder.tensor_names() == tuple(sorted(CANONICAL_SHAPES))
     assert from_gguf.eos_token_ids == from_folder.eos_token_ids == (0,)
-    for name, shape in CANONICAL_SHAPES.items():
-        assert from_gguf.tensor(name).shape == from_folder.tensor(name).shape == shape
+    assert len(list(weights_of(from_gguf.spec))) == len(CANONICAL_SHAPES)
+    for weight in weights_of(from_gguf.spec):
+        assert from_gguf.weight(weight).shape == from_folder.weight(weight).shape == weight.shape
 
 
 def _gguf_rows(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
@@ -116,29 +119,26 @@ def _gguf_rows(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     return np.array(parts)
 
 
-@pytest.mark.parametrize(("name", "heads"), [("q", 4), ("k", 2)])
-def test_query_and_key_rows_come_back_in_order(tmp_path: Path, name: str, heads: int) -> None:
+@pytest.mark.parametrize(("role", "heads"), [("query", 4), ("key", 2)])
+def test_query_and_key_rows_come_back_in_order(tmp_path: Path, role: Role, heads: int) -> None:
     rows = np.arange(heads * 8, dtype=np.float32)[:, None].repeat(32, 1)
-    tensor = from_numpy(f"blk.0.attn_{name}.weight", _gguf_rows(rows, heads))
+    tensor = from_numpy(f"blk.0.attn_{role[0]}.weight", _gguf_rows(rows, heads))
     checkpoint = _open(tmp_path, tiny_gguf(None, tensor))
-    stored = checkpoint.tensor(f"model.layers.0.self_attn.{name}_proj.weight")
-    np.testing.assert_array_equal(to_float32(stored), rows)
+    np.testing.assert_array_equal(to_float32(stored(checkpoint, role, 0)), rows)
 
 
 def test_quantised_query_rows_move_as_whole_rows(tmp_path: Path) -> None:
     rows = np.random.default_rng(5).integers(0, 256, (32, 34), np.uint8)
     permuted = rows.reshape(4, 2, 4, 34).swapaxes(1, 2).tobytes()
     tensor = TinyTensor("blk.0.attn_q.weight", (32, 32), permuted, TYPES["Q8_0"])
-    stored = _open(tmp_path, tiny_gguf(None, tensor)).tensor(
-        "model.layers.0.self_attn.q_proj.weight"
-    )
-    assert stored.format == "Q8_0"
-    assert stored.data.tobytes() == rows.tobytes()
+    query = stored(_open(tmp_path, tiny_gguf(None, tensor)), "query", 0)
+    assert query.format == "Q8_0"
+    assert query.data.tobytes() == rows.tobytes()
 
 
 def test_value_rows_stay(tmp_path: Path) -> None:
-    stored = _open(tmp_path, tiny_gguf()).tensor("model.layers.0.self_attn.v_proj.weight")
-    assert stored.data.tobytes() == tiny_tensors()["blk.0.attn_v.weight"].data
+    value = stored(_open(tmp_path, tiny_gguf()), "value", 0)
+    assert value.data.tobytes() == tiny_tensors()["blk.0.attn_v.weight"].data
 
 
 def test_biases_in_gguf_are_found_and_put_in_order(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_biases_in_gguf_are_found_and_put_in_order(tmp_path: Path) -> None:
     checkpoint = _open(tmp_path, tiny_gguf(None, *extra))
     assert _attention(checkpoint.spec).has_qkv_bias
     assert _attention(checkpoint.spec).has_output_bias
-    bias = checkpoint.tensor("model.layers.0.self_attn.q_proj.bias")
+    bias = stored(checkpoint, "query", 0, "bias")
     assert to_float32(bias).tolist() == ramp.tolist()
 
 
@@ -161,7 +161,7 @@ def test_head_is_tied_only_without_an_output_tensor(tmp_path: Path) -> None:
     head = from_numpy("output.weight", np.ones((4, 32), np.float32))
     untied = _open(tmp_path, tiny_gguf(None, head))
     assert untied.spec.head == Head(is_tied=False)
-    assert untied.tensor("lm_head.weight").shape == (4, 32)
+    assert stored(untied, "head").shape == (4, 32)
 
 
 def test_gguf_refuses_heads_it_would_rotate_wrongly(tmp_path: Path) -> None:
@@ -178,8 +178,8 @@ def test_real_file_has_the_published_shape(smollm2_path: Path) -> None:
     assert spec.layers[0].mlp == Gated(1536)
     assert spec.head == Head(is_tied=True)
     assert checkpoint.eos_token_ids == (2,)
-    assert len(checkpoint.tensor_names()) == 272
-    assert checkpoint.tensor("model.embed_tokens.weight").format == "Q8_0"
+    assert len(list(weights_of(spec))) == 272
+    assert stored(checkpoint, "embedding").format == "Q8_0"
     tokenizer = checkpoint.tokenizer()
     assert tokenizer is not None
     assert tokenizer.vocabulary_size == 49_152
@@ -199,10 +199,11 @@ def test_real_file_holds_the_numbers_transformers_reads(smollm2_path: Path) -> N
     )
     expected = dict(model.named_parameters())
     checkpoint = open_checkpoint(smollm2_path)
-    assert set(expected) == set(checkpoint.tensor_names())
-    for name, tensor in expected.items():
-        ours = to_float32(checkpoint.tensor(name))
-        np.testing.assert_array_equal(ours, tensor.detach().numpy(), err_msg=name)
+    places = hugging_face_places(checkpoint.spec, checkpoint.family.names(checkpoint.spec))
+    assert set(expected) == {place.name for place in places.values()}
+    for weight, place in places.items():
+        ours = to_float32(checkpoint.weight(weight))
+        np.testing.assert_array_equal(ours, expected[place.name].detach().numpy(), str(weight))
 
 
 @pytest.mark.slow
@@ -233,12 +234,12 @@ def test_folder_saved_by_transformers_is_read(tmp_path: Path, shard_size: str) -
     checkpoint = open_checkpoint(tmp_path)
     expected = dict(model.named_parameters())
     assert (tmp_path / "model.safetensors").exists() == (shard_size == "1GB")
-    assert set(checkpoint.tensor_names()) == set(expected)
+    places = hugging_face_places(checkpoint.spec, checkpoint.family.names(checkpoint.spec))
+    assert {place.name for place in places.values()} == set(expected)
     assert checkpoint.eos_token_ids == (3, 5)
     assert _attention(checkpoint.spec).positions == Rotary(
         16, 5e4, scaling=RotaryScaling("linear", 2.0)
     )
-    for name, tensor in expected.items():
-        np.testing.assert_array_equal(
-            to_float32(checkpoint.tensor(name)), tensor.detach().float().numpy(), err_msg=name
-        )
+    for weight, place in places.items():
+        theirs = expected[place.name].detach().float().numpy()
+        np.testing.assert_array_equal(to_float32(checkpoint.weight(weight)), theirs, str(weight))

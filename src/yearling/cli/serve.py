@@ -41,6 +41,9 @@ def serve(
     weights: Annotated[
         str | None, typer.Option(help="auto, float32, float16, int8 or int4. [auto]")
     ] = None,
+    chat_template: Annotated[
+        str | None, typer.Option(help="Name of a chat template, or a .jinja file. [the model's]")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file with these settings.")] = None,
     set_: Annotated[
         list[str] | None,
@@ -64,6 +67,7 @@ def serve(
         "engine.threads": threads,
         "engine.context": max_model_len,
         "engine.weights": weights,
+        "engine.chat_template": chat_template,
     }
     settings = _settings(config, set_ or [], given)
     if show_limits:

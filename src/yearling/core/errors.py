@@ -8,6 +8,7 @@
     │   ├── ModelNotFoundError     no such model in the store or on disk
     │   ├── ModelFormatError       a model file is malformed or of an unsupported form
     │   ├── DownloadError          a pull failed; what arrived is kept for the next try
+    │   ├── LicenceError           a model whose terms nobody has accepted
     │   └── TemplateError          a chat template is refused, fails or takes too much
     ├── RequestError           a request that cannot be served as asked
     │   ├── ContextLengthError     prompt and answer do not fit the context window
@@ -25,6 +26,7 @@ __all__ = [
     "ContextLengthError",
     "DownloadError",
     "EngineError",
+    "LicenceError",
     "LineageError",
     "ModelError",
     "ModelFormatError",
@@ -68,6 +70,10 @@ class ModelFormatError(ModelError):
 
 class DownloadError(ModelError):
     """A pull failed; what has arrived is kept, and the next pull goes on from there."""
+
+
+class LicenceError(ModelError):
+    """A model comes under terms that must be accepted before it is pulled."""
 
 
 class TemplateError(ModelError):

@@ -1,9 +1,8 @@
 """One registry for every kind of thing: the folder is the list, the file stem is the name.
 
-    families = Registry[type[Family]]("family", "yearling.models.families", "yearling.families")
+    families = Registry[Family]("family", "yearling.models.families", "yearling.families")
 
-    @families.register          # in yearling/models/families/llama.py: registers `llama`
-    class Llama: ...
+    family = families.register(Family(...), __name__)    # in families/llama.py: registers `llama`
 
 Looking a name up imports its one file and no other, so heavy neighbours cost nothing.
 Packages outside enter through the entry-point group, by the same names.
@@ -40,22 +39,28 @@ class Registry(Generic[Entry]):
         self.package = package
         self.entry_points = entry_points
         self._entries: dict[str, Entry] = {}
+        self._origins: dict[str, str] = {}
 
-    def register(self, entry: Entry) -> Entry:
-        """Register a class or function under the stem of the file that defines it.
+    def register(self, entry: Entry, module: str | None = None) -> Entry:
+        """Register an entry under the stem of the file that defines it.
 
+        Args:
+            entry: A class, a function, or an object.
+            module: `__name__` of the file; a class or function knows it by itself.
         Raises:
             RegistryError: the file registers a second entry.
         """
-        name = entry.__module__.rpartition(".")[2]
-        known = self._entries.setdefault(name, entry)
+        module = module or entry.__module__
+        name = module.rpartition(".")[2]
         # A reloaded file registers its class again: the same qualified name is the same entry.
-        if (known.__module__, known.__qualname__) != (entry.__module__, entry.__qualname__):
+        origin = f"{module}.{getattr(entry, '__qualname__', type(entry).__qualname__)}"
+        known = self._origins.setdefault(name, origin)
+        if known != origin:
             raise RegistryError(
-                f"{self.kind} {name!r} is registered twice: by {known.__module__}."
-                f"{known.__qualname__} and by {entry.__module__}.{entry.__qualname__}.\n"
+                f"{self.kind} {name!r} is registered twice: by {known} and by {origin}.\n"
                 "  One file holds one entry; move the second to a file of its own name."
             )
+        self._entries[name] = entry
         return entry
 
     def names(self) -> tuple[str, ...]:

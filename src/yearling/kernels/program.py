@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 
 from yearling.kernels import _native, ops
 
-__all__ = ["BLOCK_TOKENS", "BufferShape", "NativeProgram", "StepArrays", "buffer_shapes"]
+__all__ = [
+    "BLOCK_TOKENS",
+    "BufferShape",
+    "GroupTables",
+    "NativeProgram",
+    "StepArrays",
+    "buffer_shapes",
+]
 
 BLOCK_TOKENS = 16
 """Tokens per cache block; fixed in the native core."""
@@ -25,6 +32,20 @@ class BufferShape:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupTables:
+    """Where the sequences of a step keep the keys and values of one cache group.
+
+    Attributes:
+        blocks: Cache blocks in order (S, most blocks), padded with 0.
+        first_blocks: Blocks of each sequence that were dropped before the first one here (S,):
+            token i lies in blocks[s, i // 16 - first_blocks[s]].
+    """
+
+    blocks: Ints
+    first_blocks: Ints
+
+
+@dataclass(frozen=True, slots=True)
 class StepArrays:
     """One step's inputs; T tokens of S sequences.
 
@@ -32,8 +53,10 @@ class StepArrays:
         tokens: Ids (T,), sequence after sequence.
         starts: Position of each sequence's first token in this step (S,).
         lengths: Tokens of each sequence in this step (S,).
-        block_tables: Cache blocks (S, most blocks), padded with 0.
+        tables: Per cache group with blocks.
         logit_rows: Rows of the step whose logits are wanted.
+        prefixes: Tokens of each sequence's prefix (S,); None has none.
+        slots: State slot of each sequence (S,); None when the program keeps no states.
         inject_rows: Rows whose embedding the caller gives, or None.
         inject_values: Those embeddings (rows, E), or None.
     """
@@ -41,8 +64,10 @@ class StepArrays:
     tokens: Ints
     starts: Ints
     lengths: Ints
-    block_tables: Ints
+    tables: tuple[GroupTables, ...]
     logit_rows: Ints
+    prefixes: Ints | None = None
+    slots: Ints | None = None
     inject_rows: Ints | None = None
     inject_values: ops.FloatArray | None = None
 

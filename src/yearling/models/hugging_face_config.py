@@ -5,7 +5,7 @@ from types import MappingProxyType
 from yearling.models.fields import Fields
 from yearling.models.spec import Activation
 
-__all__ = ["COMMON_KEYS", "activation_from_config"]
+__all__ = ["COMMON_KEYS", "activation_from_config", "activation_to_config"]
 
 COMMON_KEYS = frozenset(
     {
@@ -56,3 +56,12 @@ def activation_from_config(config: Fields, key: str, default: str) -> Activation
     if name not in _ACTIVATIONS:
         raise config.error(key, f"is not known; known are {', '.join(_ACTIVATIONS)}")
     return _ACTIVATIONS[name]
+
+
+def activation_to_config(activation: Activation) -> str:
+    """Write the name of an activation, as transformers spells it.
+
+    >>> activation_to_config("gelu_tanh")
+    'gelu_new'
+    """
+    return next(name for name, kind in _ACTIVATIONS.items() if kind == activation)

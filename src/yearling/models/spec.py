@@ -99,7 +99,9 @@ class Rotary:
         dims: Rotated dimensions per head, even, ≤ D; fewer than D is partial rotary.
         base: Frequency base θ.
         layout: `half` pairs (i, i + dims/2), `interleaved` pairs (2i, 2i+1),
-            `two_dimensional` is ChatGLM-6B's: half the dims by position, half by block position.
+            `two_dimensional` is ChatGLM-6B's: the first half of the dims turns by the position
+            in the prompt, where the answer stands still, and the second by the position in the
+            answer; each half pairs (i, i + dims/4).
         scaling: Frequency scaling, or None.
     """
 
@@ -157,8 +159,8 @@ class Attention:
         soft_cap: Scores become cap·tanh(score/cap), or None.
         log_scale: Length-dependent query scale, or None.
         clip_qkv: Clamp of query, key and value entries (MPT), or None.
-        query_source: `hidden`, or `positions` for PanGu-α's top query layer, whose queries
-            come from a learned embedding of the next position.
+        query_positions: Rows of a learned table whose row for the token's position the queries
+            are projected from (PanGu-α's top query layer); None projects the hidden state.
     """
 
     heads: int
@@ -176,7 +178,7 @@ class Attention:
     soft_cap: float | None = None
     log_scale: LogScale | None = None
     clip_qkv: float | None = None
-    query_source: Literal["hidden", "positions"] = "hidden"
+    query_positions: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.heads, self.kv_heads, self.head_dim) < 1 or self.heads % self.kv_heads:
@@ -386,6 +388,9 @@ class ModelSpec:
         layers: From first to last; they may differ.
         final_norm: Norm before the head, or None.
         head: Projection to the vocabulary, or a pooling.
+        prompt_tail: Trailing tokens of a prompt that belong to its answer already: 1 in ChatGLM,
+            whose prompts end with a start-of-answer token. What comes before is the prefix that
+            `mask="prefix"` shows to all, and where spans' two positions part.
     """
 
     family: str
@@ -396,6 +401,7 @@ class ModelSpec:
     layers: tuple[LayerSpec, ...]
     final_norm: Norm | None
     head: Head | Pooling
+    prompt_tail: int = 0
 
     def __post_init__(self) -> None:
         if min(self.vocabulary, self.width, self.context) < 1 or not self.layers:

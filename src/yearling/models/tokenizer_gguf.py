@@ -3,11 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from yearling.core.errors import ModelFormatError
+from yearling.models.tokenizer_parts import TokenizerParts
 from yearling.models.vocabulary import (
     MAX_MERGES,
     MAX_TOKENS,
@@ -16,10 +17,7 @@ from yearling.models.vocabulary import (
     library_errors,
 )
 
-if TYPE_CHECKING:
-    import tokenizers
-
-__all__ = ["GgufTokenizerParts", "tokenizer_parts"]
+__all__ = ["merges_by_score", "tokenizer_parts"]
 
 _PREFIX = "tokenizer.ggml."
 _MAX_SENTENCEPIECE_CHARACTERS = 1 << 22  # in all tokens; every one is cut at every place
@@ -64,26 +62,7 @@ _SPLITS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class GgufTokenizerParts:
-    """What a GGUF file says about its tokenizer.
-
-    Attributes:
-        backend: Model, normalizer and pre-tokenizer, without any special token.
-        vocabulary: All tokens.
-        bos_id: Beginning-of-sequence token, or None.
-        eos_id: End-of-sequence token, or None.
-        adds_bos: Whether prompts start with `bos_id`.
-    """
-
-    backend: "tokenizers.Tokenizer"
-    vocabulary: Vocabulary
-    bos_id: int | None
-    eos_id: int | None
-    adds_bos: bool
-
-
-def tokenizer_parts(metadata: Mapping[str, Any]) -> GgufTokenizerParts:
+def tokenizer_parts(metadata: Mapping[str, Any]) -> TokenizerParts:
     """Read `tokenizer.ggml.*`.
 
     Raises:
@@ -100,7 +79,7 @@ def tokenizer_parts(metadata: Mapping[str, Any]) -> GgufTokenizerParts:
     )
 
 
-def _byte_level(metadata: Mapping[str, Any]) -> GgufTokenizerParts:
+def _byte_level(metadata: Mapping[str, Any]) -> TokenizerParts:
     import tokenizers
     from tokenizers import models
 
@@ -149,7 +128,7 @@ def _pairs(merges: list[str]) -> list[tuple[str, str]]:
     return pairs  # type: ignore[return-value]  # the length of each was just checked
 
 
-def _sentencepiece(metadata: Mapping[str, Any]) -> GgufTokenizerParts:
+def _sentencepiece(metadata: Mapping[str, Any]) -> TokenizerParts:
     import tokenizers
     from tokenizers import models, normalizers
 
@@ -168,7 +147,7 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> GgufTokenizerParts:
         backend = tokenizers.Tokenizer(
             models.BPE(
                 _ids(vocabulary),
-                _merges_by_score(vocabulary, scores),
+                merges_by_score(vocabulary, scores),
                 unk_token=None if unknown is None else vocabulary.pieces[unknown],
                 fuse_unk=True,
                 byte_fallback=True,
@@ -178,7 +157,7 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> GgufTokenizerParts:
     return _parts(metadata, backend, vocabulary, adds_bos=True)
 
 
-def _merges_by_score(vocabulary: Vocabulary, scores: list[float]) -> list[tuple[str, str]]:
+def merges_by_score(vocabulary: Vocabulary, scores: list[float]) -> list[tuple[str, str]]:
     """Every way to put a token together from two others, the likeliest token first.
 
     SentencePiece joins whichever neighbours make the token of the highest score, so a merge
@@ -207,7 +186,7 @@ def _merges_by_score(vocabulary: Vocabulary, scores: list[float]) -> list[tuple[
 
 def _parts(
     metadata: Mapping[str, Any], backend: Any, vocabulary: Vocabulary, *, adds_bos: bool
-) -> GgufTokenizerParts:
+) -> TokenizerParts:
     bos_id = _token_id(metadata, "bos_token_id", vocabulary)
     adds_bos = _flag(metadata, "add_bos_token", default=adds_bos and bos_id is not None)
     if adds_bos and bos_id is None:
@@ -215,7 +194,14 @@ def _parts(
             f"{_PREFIX}add_bos_token is true but {_PREFIX}bos_token_id is missing."
         )
     eos_id = _token_id(metadata, "eos_token_id", vocabulary)
-    return GgufTokenizerParts(backend, vocabulary, bos_id, eos_id, adds_bos)
+    adds_eos = _flag(metadata, "add_eos_token", default=False)
+    if adds_eos and eos_id is None:
+        raise ModelFormatError(
+            f"{_PREFIX}add_eos_token is true but {_PREFIX}eos_token_id is missing."
+        )
+    prefix = (bos_id,) if adds_bos and bos_id is not None else ()
+    suffix = (eos_id,) if adds_eos and eos_id is not None else ()
+    return TokenizerParts(backend, vocabulary, bos_id, eos_id, prefix, suffix)
 
 
 def _vocabulary(

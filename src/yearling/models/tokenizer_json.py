@@ -5,13 +5,17 @@ trusts lengths and ids, and a regular expression in it runs on every text a user
 """
 
 import json
+import math
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from yearling.core.errors import ModelFormatError
 from yearling.models.json_file import read_json_object
+from yearling.models.tokenizer_config import framed, named_token
+from yearling.models.tokenizer_parts import TokenizerParts
+from yearling.models.tokenizer_template import read_frame
 from yearling.models.vocabulary import (
     MAX_MERGES,
     MAX_TOKENS,
@@ -20,26 +24,26 @@ from yearling.models.vocabulary import (
     library_errors,
 )
 
-if TYPE_CHECKING:
-    import tokenizers
-
-__all__ = ["JsonTokenizerParts", "tokenizer_parts"]
+__all__ = ["parts_of", "tokenizer_parts"]
 
 _MAX_FILE_BYTES = 1 << 26  # the largest published files have 35 MB
 _MAX_PATTERN_CHARACTERS = 4096
 _MAX_REPLACEMENT_CHARACTERS = 64
+_MAX_CHARACTER_MAP_CHARACTERS = 1 << 21  # published maps have some 300,000, in base64
+_MAX_WORD_CHARACTERS = 1000  # a word piece's search takes their square, and more
 _MAX_STEPS = 64
 _STEPS = {
     "normalizer": {
-        *("Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Prepend", "Replace"),
-        *("Sequence", "Strip", "StripAccents"),
+        *("BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled"),
+        *("Prepend", "Replace", "Sequence", "Strip", "StripAccents"),
     },
     "pre_tokenizer": {
-        *("ByteLevel", "Digits", "Metaspace", "Punctuation", "Sequence", "Split"),
-        *("UnicodeScripts", "Whitespace", "WhitespaceSplit"),
+        *("BertPreTokenizer", "ByteLevel", "Digits", "Metaspace", "Punctuation", "Sequence"),
+        *("Split", "UnicodeScripts", "Whitespace", "WhitespaceSplit"),
     },
     "decoder": {
         *("ByteFallback", "ByteLevel", "Fuse", "Metaspace", "Replace", "Sequence", "Strip"),
+        "WordPiece",
     },
 }
 
@@ -55,28 +59,11 @@ _PROBES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class JsonTokenizerParts:
-    """What `tokenizer.json` and `tokenizer_config.json` say.
-
-    Attributes:
-        backend: Model, normalizer and pre-tokenizer, without any special token.
-        vocabulary: All tokens.
-        flags: Settings of added tokens by spelling: `lstrip rstrip single_word normalized`.
-        bos_id: Beginning-of-sequence token, or None.
-        eos_id: End-of-sequence token, or None.
-        adds_bos: Whether prompts start with `bos_id`.
-    """
-
-    backend: "tokenizers.Tokenizer"
-    vocabulary: Vocabulary
-    flags: Mapping[str, Mapping[str, bool]]
-    bos_id: int | None
-    eos_id: int | None
-    adds_bos: bool
+_MODELS = ("BPE", "Unigram", "WordPiece")
+_WORD_PIECE_PREFIX = "##"
 
 
-def tokenizer_parts(path: Path, config: Mapping[str, Any]) -> JsonTokenizerParts:
+def tokenizer_parts(path: Path, config: Mapping[str, Any]) -> TokenizerParts:
     """Read a `tokenizer.json`.
 
     Args:
@@ -86,20 +73,27 @@ def tokenizer_parts(path: Path, config: Mapping[str, Any]) -> JsonTokenizerParts
     Raises:
         ModelFormatError: the file is malformed, or of a form this build does not read.
     """
-    data = read_json_object(path, _MAX_FILE_BYTES)
+    return parts_of(read_json_object(path, _MAX_FILE_BYTES), config, path)
+
+
+def parts_of(data: dict[str, Any], config: Mapping[str, Any], path: Path) -> TokenizerParts:
+    """Read what a `tokenizer.json` holds, or what other files were turned into.
+
+    Raises:
+        ModelFormatError: it is malformed, or of a form this build does not read.
+    """
     for field in _STEPS:
         _check_steps(data.get(field), field, path)
     added = _added_tokens(data, path)
     vocabulary = _vocabulary(data, added, path)
-    backend = _backend(data, path)
+    secret = secrets.token_hex(16)
+    hidden = _hide_special(data, vocabulary, secret)
+    backend = _backend({**data, "model": hidden}, path)
     flags = {token["content"]: _flags(token) for token in added}
-    bos_id, eos_id = (_named_token(config, name, vocabulary, path) for name in ("bos", "eos"))
-    adds_bos = config.get("add_bos_token")
-    if adds_bos is None:
-        adds_bos = bos_id is not None and _template_starts_with(data, vocabulary.pieces[bos_id])
-    if not isinstance(adds_bos, bool) or (adds_bos and bos_id is None):
-        raise ModelFormatError(f"{path.parent}: add_bos_token={adds_bos!r}, bos_token id {bos_id}.")
-    return JsonTokenizerParts(backend, vocabulary, flags, bos_id, eos_id, adds_bos)
+    bos_id, eos_id = (named_token(config, name, vocabulary, path) for name in ("bos", "eos"))
+    prefix, suffix = read_frame(data.get("post_processor"), vocabulary, path)
+    prefix, suffix = framed(config, (bos_id, eos_id), (prefix, suffix), path)
+    return TokenizerParts(backend, vocabulary, bos_id, eos_id, prefix, suffix, flags, secret)
 
 
 def _check_steps(step: Any, field: str, path: Path, depth: int = 0) -> None:
@@ -120,6 +114,8 @@ def _check_steps(step: Any, field: str, path: Path, depth: int = 0) -> None:
     pattern = step.get("pattern")
     texts = list(pattern.values()) if isinstance(pattern, dict) else []
     _check_length(texts, _MAX_PATTERN_CHARACTERS, field, path)
+    maps = [step[key] for key in ("precompiled_charsmap",) if key in step]
+    _check_length(maps, _MAX_CHARACTER_MAP_CHARACTERS, field, path)
     inserted = [step[key] for key in ("content", "prepend") if key in step]
     _check_length(inserted, _MAX_REPLACEMENT_CHARACTERS, field, path)
 
@@ -151,21 +147,103 @@ def _flags(token: dict[str, Any]) -> dict[str, bool]:
 
 def _vocabulary(data: dict[str, Any], added: list[dict[str, Any]], path: Path) -> Vocabulary:
     model = data.get("model")
-    if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
-        kind = model.get("type") if isinstance(model, dict) else None
+    kind = model.get("type", "BPE") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or kind not in _MODELS:
         raise ModelFormatError(
-            f"{path}: model of type {kind!r} is not read; this build reads 'BPE'."
+            f"{path}: model of type {kind!r} is not read; this build reads {', '.join(_MODELS)}."
         )
+    tokens = _MODEL_TOKENS[kind](model, path)
+    entries = [(piece, token_id, TokenKind.NORMAL) for piece, token_id in tokens.items()]
+    for token in added:
+        token_kind = TokenKind.CONTROL if token.get("special") is True else TokenKind.USER_DEFINED
+        entries.append((token["content"], token.get("id"), token_kind))
+    return _by_id(entries, tokens, data, path)
+
+
+def _bpe_tokens(model: dict[str, Any], path: Path) -> dict[str, Any]:
     tokens, merges = model.get("vocab"), model.get("merges")
     if not isinstance(tokens, dict) or not isinstance(merges, list):
         raise ModelFormatError(f"{path}: model.vocab must be an object and model.merges a list.")
     if len(merges) > MAX_MERGES:
         raise ModelFormatError(f"{path}: {len(merges)} merges; at most {MAX_MERGES} are read.")
-    entries = [(piece, token_id, TokenKind.NORMAL) for piece, token_id in tokens.items()]
-    for token in added:
-        kind = TokenKind.CONTROL if token.get("special") is True else TokenKind.USER_DEFINED
-        entries.append((token["content"], token.get("id"), kind))
-    return _by_id(entries, tokens, data, path)
+    return tokens
+
+
+def _word_piece_tokens(model: dict[str, Any], path: Path) -> dict[str, Any]:
+    tokens, unknown = model.get("vocab"), model.get("unk_token")
+    if not isinstance(tokens, dict) or not isinstance(unknown, str) or unknown not in tokens:
+        raise ModelFormatError(
+            f"{path}: model.vocab must be an object that holds unk_token, {unknown!r:.80}."
+        )
+    prefix = model.get("continuing_subword_prefix", _WORD_PIECE_PREFIX)
+    if prefix != _WORD_PIECE_PREFIX:
+        raise ModelFormatError(
+            f"{path}: continuing_subword_prefix is {prefix!r:.80}; {_WORD_PIECE_PREFIX!r} is read."
+        )
+    longest = model.get("max_input_chars_per_word", 100)
+    if type(longest) is not int or not 0 < longest <= _MAX_WORD_CHARACTERS:
+        raise ModelFormatError(
+            f"{path}: max_input_chars_per_word is {longest!r:.80}; "
+            f"between 1 and {_MAX_WORD_CHARACTERS} are read."
+        )
+    return tokens
+
+
+def _unigram_tokens(model: dict[str, Any], path: Path) -> dict[str, Any]:
+    entries, unknown = model.get("vocab"), model.get("unk_id")
+    if not isinstance(entries, list) or len(entries) > MAX_TOKENS:
+        raise ModelFormatError(f"{path}: model.vocab must be a list of at most {MAX_TOKENS}.")
+    tokens: dict[str, int] = {}
+    for index, entry in enumerate(entries):
+        if not isinstance(entry, list) or len(entry) != 2 or type(entry[0]) is not str:
+            raise ModelFormatError(f"{path}: model.vocab[{index}] must be [token, score].")
+        if type(entry[1]) not in (int, float) or not math.isfinite(entry[1]):
+            raise ModelFormatError(f"{path}: token {entry[0][:80]!r} has score {entry[1]!r:.80}.")
+        if tokens.setdefault(entry[0], index) != index:
+            raise ModelFormatError(f"{path}: model.vocab holds {entry[0][:80]!r} twice.")
+    # Without it a text with a character that no token has could not be encoded at all.
+    if type(unknown) is not int or not 0 <= unknown < len(tokens):
+        raise ModelFormatError(
+            f"{path}: unk_id is {unknown!r:.80}, but ids go from 0 to {len(tokens) - 1}."
+        )
+    return tokens
+
+
+_MODEL_TOKENS = {
+    "BPE": _bpe_tokens,
+    "Unigram": _unigram_tokens,
+    "WordPiece": _word_piece_tokens,
+}
+
+
+def _hide_special(data: dict[str, Any], vocabulary: Vocabulary, secret: str) -> dict[str, Any]:
+    """Respell special tokens in the model, so that no text is ever one of them.
+
+    Unigram and WordPiece find whatever spelling their list holds, `</s>` too. BPE reaches a
+    token by merges only.
+    """
+    model: dict[str, Any] = data["model"]
+    kind = model.get("type", "BPE")
+    special = vocabulary.special
+    if kind == "Unigram":
+        entries = [
+            [f"{secret}-{piece}" if piece in special else piece, score]
+            for piece, score in model["vocab"]
+        ]
+        return {**model, "vocab": entries}
+    if kind == "WordPiece":
+        # The unknown token is looked up by its spelling, and stands for what no text spells.
+        tokens = {
+            f"{secret}-{piece}" if piece in special else piece: token_id
+            for piece, token_id in model["vocab"].items()
+        }
+        unknown = model["unk_token"]
+        return {
+            **model,
+            "vocab": tokens,
+            "unk_token": f"{secret}-{unknown}" if unknown in special else unknown,
+        }
+    return model
 
 
 def _by_id(
@@ -209,20 +287,29 @@ def _kinds(step: Any) -> list[dict[str, Any]]:
 
 
 def _spelling(data: dict[str, Any], path: Path) -> Any:
-    decoders = {step.get("type") for step in _kinds(data.get("decoder"))}
+    steps = _kinds(data.get("decoder"))
+    decoders = {step.get("type") for step in steps}
     if "ByteLevel" in decoders:
         return "byte_level"
+    if "WordPiece" in decoders:
+        if [(step.get("prefix"), step.get("cleanup")) for step in steps] != [("##", True)]:
+            raise ModelFormatError(
+                f"{path}: a decoder of type WordPiece is read only with prefix '##' and cleanup."
+            )
+        return "wordpiece"
     if decoders & {"Metaspace", "Replace", "ByteFallback"}:
         return "sentencepiece"
     raise ModelFormatError(
-        f"{path}: the decoder names neither ByteLevel nor Metaspace nor Replace, so the bytes "
-        "of a token are unknown."
+        f"{path}: the decoder names none of ByteLevel, Metaspace, Replace and WordPiece, so the "
+        "bytes of a token are unknown."
     )
 
 
 def _strips_space(data: dict[str, Any]) -> bool:
     for step in _kinds(data.get("decoder")):
         if step.get("type") == "Strip" and step.get("start") == 1:
+            return True
+        if step.get("type") == "WordPiece":
             return True
         if step.get("type") == "Metaspace":
             return bool(step.get("prepend_scheme", "always") != "never")
@@ -240,30 +327,3 @@ def _backend(data: dict[str, Any], path: Path) -> Any:
         for probe in _PROBES:
             backend.encode(probe, add_special_tokens=False)
     return backend
-
-
-def _named_token(
-    config: Mapping[str, Any], name: str, vocabulary: Vocabulary, path: Path
-) -> int | None:
-    value = config.get(f"{name}_token")
-    if isinstance(value, Mapping):
-        value = value.get("content")
-    if value is None:
-        return None
-    if value not in vocabulary.pieces:
-        raise ModelFormatError(
-            f"{path.parent}: {name}_token {value!r:.80} of tokenizer_config.json is not a token."
-        )
-    return vocabulary.pieces.index(value)
-
-
-def _template_starts_with(data: dict[str, Any], piece: str | None) -> bool:
-    """Whether the file's post-processor puts this token before a text."""
-    processor = data.get("post_processor")
-    steps = processor.get("processors", [processor]) if isinstance(processor, dict) else []
-    for step in steps if isinstance(steps, list) else []:
-        single = step.get("single") if isinstance(step, dict) else None
-        if isinstance(single, list) and single and isinstance(single[0], dict):
-            special = single[0].get("SpecialToken")
-            return isinstance(special, dict) and special.get("id") == piece
-    return False

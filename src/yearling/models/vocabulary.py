@@ -1,8 +1,10 @@
 """The tokens of a tokenizer: their spelling, their kind, and the bytes each stands for.
 
-Two spellings exist. A *byte-level* vocabulary writes every byte as one printable character
+Three spellings exist. A *byte-level* vocabulary writes every byte as one printable character
 (GPT-2's table), so each token is an exact byte string. A *SentencePiece* vocabulary writes
-characters, a space as U+2581, and bytes outside its characters as tokens named `<0x0A>`.
+characters, a space as U+2581, and bytes outside its characters as tokens named `<0x0A>`. A
+*WordPiece* vocabulary writes the characters of a word's beginning as they are, and puts `##`
+before what goes on within a word.
 """
 
 import re
@@ -28,6 +30,7 @@ __all__ = [
 MAX_TOKENS = 1 << 20  # the largest published vocabularies have 262,144
 MAX_MERGES = 1 << 21
 MAX_TOKEN_CHARACTERS = 1024
+_CLOSING_MARKS = frozenset(".,?!")
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -50,12 +53,13 @@ class Vocabulary:
         pieces: Spelling of each id; None where an id is not given to any token.
         kinds: Kind of each id.
         spelling: How normal pieces are written.
-        adds_space_prefix: Whether encoding puts a space before the text (SentencePiece).
+        adds_space_prefix: Whether bytes begin with a space that the text does not have:
+            SentencePiece puts one there, and a WordPiece is written with the space before it.
     """
 
     pieces: tuple[str | None, ...]
     kinds: tuple[TokenKind, ...]
-    spelling: Literal["byte_level", "sentencepiece"]
+    spelling: Literal["byte_level", "sentencepiece", "wordpiece"]
     adds_space_prefix: bool = False
 
     def __post_init__(self) -> None:
@@ -113,9 +117,18 @@ class Vocabulary:
             return piece.encode()
         if self.spelling == "byte_level":
             return _byte_level_bytes(piece)
+        if self.spelling == "wordpiece":
+            return _word_piece_bytes(piece)
         if match := _BYTE_TOKEN.fullmatch(piece):
             return bytes([int(match[1], 16)])
         return piece.replace("\u2581", " ").encode()
+
+
+def _word_piece_bytes(piece: str) -> bytes:
+    """A word with the space before it, which the closing marks of a sentence do without."""
+    if piece.startswith("##"):
+        return piece[2:].encode()
+    return (piece if piece in _CLOSING_MARKS else f" {piece}").encode()
 
 
 def _byte_level_bytes(piece: str) -> bytes:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 __all__ = [
+    "CacheShape",
     "Executor",
+    "GroupBlocks",
     "SampleInput",
     "SampleOutput",
     "SequenceInput",
@@ -42,13 +44,45 @@ class SampleInput:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheShape:
+    """One group of layers that keep the same tokens of a sequence.
+
+    Attributes:
+        kind: `full` keeps every token; `window` the last `window` ones; `state` nothing but one
+            slot per sequence, overwritten in place.
+        num_blocks: Blocks there are, numbered from 0; slots of a `state`.
+        window: Tokens that a `window` keeps, the newest included; None elsewhere.
+    """
+
+    kind: Literal["full", "window", "state"]
+    num_blocks: int
+    window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GroupBlocks:
+    """Where one sequence keeps what one cache group holds of it.
+
+    Attributes:
+        blocks: Blocks in order; the one slot of a `state`.
+        first_block: Blocks dropped before the first one here: token i lies in
+            blocks[i // block_size - first_block].
+    """
+
+    blocks: Sequence[int]
+    first_block: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class SequenceInput:
     """The part of a step that belongs to one sequence.
 
     Attributes:
         tokens: Ids computed in this step, at least one.
         start: Position of the first of them; everything before is in the cache already.
-        block_table: Cache blocks of the sequence in order, covering start + len(tokens).
+        groups: Per cache group of the executor, covering start + len(tokens).
+        num_prompt: Leading tokens of the sequence that are its prompt; what a prefix mask, two
+            positions and length-dependent rotations go by.
         sample: How to choose the token after the last one; None chooses none.
         score_targets: When not empty: for each of `tokens`, the id that really follows, or -1
             for none; its log-probability is reported.
@@ -57,7 +91,8 @@ class SequenceInput:
 
     tokens: Sequence[int]
     start: int
-    block_table: Sequence[int]
+    groups: Sequence[GroupBlocks]
+    num_prompt: int = 0
     sample: SampleInput | None = None
     score_targets: Sequence[int] = ()
     num_score_logprobs: int = 0
@@ -91,21 +126,26 @@ class Executor(Protocol):
     """Runs steps of one loaded model over its own paged cache.
 
     Attributes:
-        num_blocks: Cache blocks there are, numbered from 0.
+        cache_shapes: Its cache groups; at least one.
         block_size: Tokens per block.
         max_step_tokens: Tokens one step may hold.
         max_logit_rows: Rows per step whose logits are computed: one per `sample`, and
             `len(tokens)` per sequence with `score_targets`.
         kv_type: `float32` or `float16`; part of every block key.
         weights_version: Changes whenever the weights do; part of every block key.
+        needs_whole_prompt: A prompt is computed in one step, because its tokens see each other.
+        can_share_prefixes: Whether equal prefixes give equal keys and values, whatever follows;
+            not so for states, prefix masks and rotations that depend on the length.
     """
 
-    num_blocks: int
+    cache_shapes: tuple[CacheShape, ...]
     block_size: int
     max_step_tokens: int
     max_logit_rows: int
     kv_type: str
     weights_version: str
+    needs_whole_prompt: bool
+    can_share_prefixes: bool
 
     def execute(self, step: Sequence[SequenceInput]) -> list[SequenceOutput]:
         """Run one step; afterwards the keys and values of all its tokens are in the cache."""

@@ -57,6 +57,11 @@ class ModelOptions(Config):
     threads: int | None = Field(
         default=None, ge=1, description="Threads that compute; None takes one per core."
     )
+    chat_template: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Name of a chat template, or path of a .jinja file; None takes the model's.",
+    )
 
 
 class LoadedExecutor(Executor, Protocol):
@@ -84,6 +89,7 @@ class LoadedModel:
         chat_template: None when the files carry none; such a model completes but cannot chat.
         context: Tokens of prompt and answer together.
         eos_token_ids: Ids that end an answer.
+        chat_stop: Texts that end an answer in a chat, beside those ids.
     """
 
     name: str
@@ -94,6 +100,7 @@ class LoadedModel:
     chat_template: "ChatTemplate | None"
     context: int
     eos_token_ids: tuple[int, ...]
+    chat_stop: tuple[str, ...] = ()
 
 
 def load_model(name: str | Path, options: ModelOptions | None = None) -> LoadedModel:
@@ -107,6 +114,7 @@ def load_model(name: str | Path, options: ModelOptions | None = None) -> LoadedM
         ModelNotFoundError: nothing of that name is there.
         ModelFormatError: its files are malformed or of an unsupported kind.
         ConfigError: an option does not fit the model.
+        TemplateError: the chat template does not fit the tokenizer.
     """
     from yearling.models.checkpoint import open_checkpoint
     from yearling.models.store import resolve
@@ -114,19 +122,20 @@ def load_model(name: str | Path, options: ModelOptions | None = None) -> LoadedM
     options = options or ModelOptions()
     path = resolve(str(name))
     checkpoint = open_checkpoint(path)
-    tokenizer = checkpoint.tokenizer()
-    eos_token_ids = set(checkpoint.eos_token_ids)
-    if tokenizer is not None and tokenizer.eos_id is not None:
-        eos_token_ids.add(tokenizer.eos_id)
+    chat = _chat(checkpoint, options.chat_template)
+    eos_token_ids = {*checkpoint.eos_token_ids, *chat.stop_token_ids}
+    if chat.tokenizer is not None and chat.tokenizer.eos_id is not None:
+        eos_token_ids.add(chat.tokenizer.eos_id)
     return LoadedModel(
         name=str(name),
         path=path,
         options=options,
         checkpoint=checkpoint,
-        tokenizer=tokenizer,
-        chat_template=checkpoint.chat_template(),
+        tokenizer=chat.tokenizer,
+        chat_template=chat.template,
         context=_context(options.context, checkpoint.spec.context, path),
         eos_token_ids=tuple(sorted(eos_token_ids)),
+        chat_stop=chat.stop_texts,
     )
 
 
@@ -184,3 +193,35 @@ def _context(asked: int | None, own: int, path: Path) -> int:
             f"leave it out or set at most {own}."
         )
     return own if asked is None else asked
+
+
+@dataclass(frozen=True, slots=True)
+class _Chat:
+    """Tokenizer and template as a model is used with them, and what else ends an answer."""
+
+    tokenizer: "Tokenizer | None"
+    template: "ChatTemplate | None"
+    stop_token_ids: tuple[int, ...] = ()
+    stop_texts: tuple[str, ...] = ()
+
+
+def _chat(checkpoint: "Checkpoint", asked: str | None) -> _Chat:
+    """Take the files' own template, or the one asked for by name or path."""
+    if asked is None:
+        return _Chat(checkpoint.tokenizer(), checkpoint.chat_template())
+    from yearling.models.chat_templates import named_template, template_from_file
+
+    is_path = asked.endswith(".jinja")
+    template = template_from_file(Path(asked)) if is_path else named_template(asked)
+    own = checkpoint.tokenizer()
+    if own is None:
+        raise ConfigError(
+            f"chat_template={asked} needs a tokenizer, and this model came without one."
+        )
+    tokenizer = template.tokenizer(own)
+    return _Chat(
+        tokenizer,
+        template.chat_template(tokenizer),
+        template.stop_token_ids(tokenizer),
+        template.stop_texts(tokenizer),
+    )

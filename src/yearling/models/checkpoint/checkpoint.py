@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from yearling.models.checkpoint.formats import StoredTensor
+from yearling.models.families import Family
 from yearling.models.spec import ModelSpec
+from yearling.models.weights import Weight
 
 if TYPE_CHECKING:  # the tokenizers and template libraries are heavy
     from yearling.models.chat_template import ChatTemplate
@@ -16,28 +18,26 @@ __all__ = ["Checkpoint"]
 class Checkpoint(Protocol):
     """An opened model: a GGUF file or a Hugging Face folder.
 
-    Tensor names are Hugging Face's for the family, for example
-    `model.layers.0.self_attn.q_proj.weight`; rows come in Hugging Face's order.
-
     Attributes:
         path: The file or folder.
+        family: Whose file it is.
         spec: What the model is; shapes of all tensors have been checked against it.
         eos_token_ids: Tokens that end an answer; may be empty.
     """
 
     path: Path
+    family: Family
     spec: ModelSpec
     eos_token_ids: tuple[int, ...]
 
-    def tensor_names(self) -> tuple[str, ...]:
-        """Names of all tensors, sorted."""
-        ...
+    def weight(self, weight: Weight) -> StoredTensor:
+        """Read one weight of the spec by `pread`; safe to call from several threads.
 
-    def tensor(self, name: str) -> StoredTensor:
-        """Read one tensor by `pread`; safe to call from several threads.
+        It comes in canonical form, whatever the file fuses, stacks, transposes or permutes.
 
         Raises:
-            ModelFormatError: no such tensor, or the file is shorter than its header says.
+            ModelFormatError: the spec has no such weight, or the file is shorter than its header
+                says.
         """
         ...
 

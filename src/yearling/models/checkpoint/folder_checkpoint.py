@@ -1,5 +1,7 @@
 """A Hugging Face folder as a `Checkpoint`: config.json, safetensors, tokenizer, template."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,8 @@ from yearling.models.checkpoint.source import SourceFile
 from yearling.models.families import family_of_model_type
 from yearling.models.fields import Fields
 from yearling.models.json_file import read_json_object
-from yearling.models.weights import weights_of
+from yearling.models.places import Place, hugging_face_places, take_weight
+from yearling.models.weights import Weight
 
 if TYPE_CHECKING:
     from yearling.models.chat_template import ChatTemplate
@@ -38,30 +41,28 @@ class FolderCheckpoint:
         config = _read_settings(path / "config.json", _MAX_CONFIG_BYTES)
         if config is None:
             raise ModelFormatError(f"{path}: holds no config.json, so it is no model folder.")
-        family = family_of_model_type(config.text("model_type"))
-        self.spec = family.spec_from_config(config)
+        self.family = family_of_model_type(config.text("model_type"))
+        self.spec = self.family.spec_from_config(config)
         self._files = SafetensorsFiles(path)
-        wanted = {w.names(family.weights)[0]: w.shape for w in weights_of(self.spec)}
         found = {name: place.shape for name, place in self._files.tensors.items()}
-        tied = (f"{family.weights['head'].hugging_face}.weight",)  # a copy that some writers keep
-        ignored = family.ignored + (tied if tied[0] not in wanted else ())
-        check_tensors(str(path), wanted, found, ignored)
-        self._names = frozenset(wanted)
+        self._places = self._find_places(found)
+        wanted = {place.name: place.shape for place in self._places.values()}
+        # A tied head is a copy that some writers keep.
+        head = self.family.names(self.spec).get("head")
+        tied = {f"{head.hugging_face}.weight"} - set(wanted) if head else set()
+        check_tensors(str(path), wanted, found, (*self.family.ignored, *tied))
         self.eos_token_ids = self._eos_token_ids(config)
 
-    def tensor_names(self) -> tuple[str, ...]:
-        """Names of all tensors, sorted."""
-        return tuple(sorted(self._names))
-
-    def tensor(self, name: str) -> StoredTensor:
-        """Read one tensor.
+    def weight(self, weight: Weight) -> StoredTensor:
+        """Read one weight in canonical form.
 
         Raises:
-            ModelFormatError: no such tensor, or its file has been cut since it was opened.
+            ModelFormatError: no such weight, or its file has been cut since it was opened.
         """
-        if name not in self._names:
-            raise ModelFormatError(f"{self.path}: holds no tensor {name}.")
-        return self._files.tensor(name)
+        if weight not in self._places:
+            raise ModelFormatError(f"{self.path}: the model has no {weight}.")
+        place = self._places[weight]
+        return take_weight(self._files.tensor(place.name), place, weight)
 
     def tokenizer(self) -> "Tokenizer | None":
         """The tokenizer of tokenizer.json, or None when there is no such file.
@@ -106,6 +107,19 @@ class FolderCheckpoint:
     def _tokenizer_config(self) -> dict[str, Any]:
         path = self.path / "tokenizer_config.json"
         return read_json_object(path, _MAX_TOKENIZER_CONFIG_BYTES) if path.exists() else {}
+
+    def _find_places(self, found: Mapping[str, tuple[int, ...]]) -> dict[Weight, Place]:
+        """Name the weights as this folder does: some leave out how a family's names begin."""
+        places = hugging_face_places(self.spec, self.family.names(self.spec))
+        for prefix in self.family.prefixes:
+            short = {
+                weight: replace(place, name=place.name.removeprefix(prefix))
+                for weight, place in places.items()
+            }
+            missing = sum(place.name not in found for place in places.values())
+            if sum(place.name not in found for place in short.values()) < missing:
+                places = short
+        return places
 
     def _template_source(self) -> str | None:
         path = self.path / "chat_template.jinja"

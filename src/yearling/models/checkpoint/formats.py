@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCK_FORMATS", "BlockFormat", "StoredTensor", "to_float32"]
+__all__ = ["BLOCK_FORMATS", "BlockFormat", "StoredTensor", "group_scales", "to_float32"]
 
 _Bytes = NDArray[np.uint8]
 _Floats = NDArray[np.float32]
@@ -135,8 +135,8 @@ def _decode_q5_1(blocks: _Bytes) -> _Floats:
     return _halves(blocks, 0) * codes + _halves(blocks, 2)
 
 
-def _group_scales(packed: _Bytes) -> tuple[_Floats, _Floats]:
-    """Twelve bytes -> the 6-bit scales and minima of 8 groups.
+def group_scales(packed: _Bytes) -> tuple[_Floats, _Floats]:
+    """Read the 6-bit scales and minima of 8 groups from twelve bytes.
 
     Groups 0-3 keep theirs in the low six bits of bytes 0-3 and 4-7; groups 4-7 take four bits
     from bytes 8-11 and their upper two from the top of the first eight bytes.
@@ -149,7 +149,7 @@ def _group_scales(packed: _Bytes) -> tuple[_Floats, _Floats]:
 
 def _scale_groups(blocks: _Bytes, codes: _Bytes) -> _Floats:
     """Apply the two factors and the group scales that Q4_K and Q5_K blocks begin with."""
-    scales, minima = _group_scales(blocks[:, 4:16])
+    scales, minima = group_scales(blocks[:, 4:16])
     scales, minima = scales * _halves(blocks, 0), minima * _halves(blocks, 2)
     grouped = codes.reshape(-1, 8, 32)
     values: _Floats = scales[:, :, None] * grouped - minima[:, :, None]

@@ -10,7 +10,8 @@ from yearling.models.checkpoint.formats import StoredTensor
 from yearling.models.checkpoint.gguf import GgufFile
 from yearling.models.families import family_of_architecture
 from yearling.models.fields import Fields
-from yearling.models.weights import Weight, weights_of
+from yearling.models.places import gguf_places, take_weight
+from yearling.models.weights import Weight
 
 if TYPE_CHECKING:
     from yearling.models.chat_template import ChatTemplate
@@ -34,41 +35,27 @@ class GgufCheckpoint:
         metadata = Fields(self._file.metadata, str(path))
         if metadata.integer("split.count", 1) > 1:
             raise metadata.error("split.count", "but split files are not read; merge them first")
-        self._family = family_of_architecture(metadata.text("general.architecture"))
-        self.spec = self._family.spec_from_gguf(self._file)
-        weights = {weight.names(self._family.weights): weight for weight in weights_of(self.spec)}
-        self._weights: dict[str, tuple[str, Weight]] = {
-            canonical: (gguf, weight) for (canonical, gguf), weight in weights.items()
-        }
-        wanted = {gguf: weight.shape for (_, gguf), weight in weights.items()}
+        self.family = family_of_architecture(metadata.text("general.architecture"))
+        assert self.family.spec_from_gguf is not None, "a family of GGUF reads GGUF"
+        self.spec = self.family.spec_from_gguf(self._file)
+        self._places = gguf_places(self.spec, self.family)
+        wanted = {place.name: place.shape for place in self._places.values()}
         found = {name: place.shape for name, place in self._file.tensors.items()}
-        check_tensors(str(path), wanted, found, self._family.ignored)
+        check_tensors(str(path), wanted, found, self.family.ignored)
         self.eos_token_ids = _eos_token_ids(metadata, self.spec.vocabulary)
         tokens = self._file.metadata.count("tokenizer.ggml.tokens") or 0
         check_vocabulary(str(path), tokens, self.spec.vocabulary)
 
-    def tensor_names(self) -> tuple[str, ...]:
-        """Names of all tensors, sorted."""
-        return tuple(sorted(self._weights))
-
-    def tensor(self, name: str) -> StoredTensor:
-        """Read one tensor and put its rows back in Hugging Face's order.
+    def weight(self, weight: Weight) -> StoredTensor:
+        """Read one weight in canonical form, with rows in Hugging Face's order.
 
         Raises:
-            ModelFormatError: no such tensor, or the file has been cut since it was opened.
+            ModelFormatError: no such weight, or the file has been cut since it was opened.
         """
-        if name not in self._weights:
-            raise ModelFormatError(f"{self.path}: holds no tensor {name}.")
-        stored_name, weight = self._weights[name]
-        stored = self._file.tensor(stored_name)
-        if weight.layer is None:
-            return stored
-        order = self._family.gguf_row_order(weight.role, self.spec, weight.layer)
-        if order is None:
-            return stored
-        # A row is whole blocks, so rows move as bytes, whatever the format.
-        rows = stored.data.reshape(weight.shape[0], -1)[order]
-        return StoredTensor(stored.format, stored.shape, rows.reshape(-1))
+        if weight not in self._places:
+            raise ModelFormatError(f"{self.path}: the model has no {weight}.")
+        place = self._places[weight]
+        return take_weight(self._file.tensor(place.name), place, weight)
 
     def tokenizer(self) -> "Tokenizer | None":
         """The tokenizer in the metadata, or None.

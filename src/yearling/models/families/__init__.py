@@ -1,12 +1,13 @@
 """Families of models: each a short file from a configuration to a `ModelSpec` and names.
 
-A new family is one file here with one registered class; nothing central is edited. Its file
+A new family is one file here that registers one `Family`; nothing central is edited. Its file
 says which `model_type` and GGUF architecture it covers, makes a spec from either, and names
 its weights.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,43 +24,39 @@ if TYPE_CHECKING:  # the readers import this module
 __all__ = ["Family", "families", "family_of_architecture", "family_of_model_type"]
 
 
-class Family(Protocol):
-    """What a family's file defines, as one class without state.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What a family's file defines.
 
     Attributes:
         model_types: Values of `model_type` in config.json.
+        spec_from_config: Reads config.json; raises `ModelFormatError` when a value is missing,
+            out of range, or asks for something unknown.
+        names: Name of each weight by its role in a spec, in the order of fused rows.
         gguf_architectures: Values of `general.architecture` in GGUF.
-        weights: Name of each weight, by its role in a spec.
+        spec_from_gguf: Reads a GGUF file's metadata, and which tensors it has; raises as
+            `spec_from_config` does. None where GGUF has no such architecture.
+        gguf_row_order: For each row in Hugging Face's order, the row of the GGUF tensor of a role
+            in a layer; None when equal.
+        prefixes: Beginnings of Hugging Face names that some files leave out.
         ignored: Ends of tensor names that hold no weight, such as stored rotary tables.
+        config_from_spec: Writes config.json; None where nobody converts to a folder.
+        gguf_from_spec: Writes GGUF metadata, without the tokenizer's; None likewise.
     """
 
-    model_types: ClassVar[tuple[str, ...]]
-    gguf_architectures: ClassVar[tuple[str, ...]]
-    weights: ClassVar[Mapping[Role, WeightName]]
-    ignored: ClassVar[tuple[str, ...]]
-
-    def spec_from_config(self, config: Fields) -> ModelSpec:
-        """Read config.json.
-
-        Raises:
-            ModelFormatError: a value is missing, out of range, or asks for something unknown.
-        """
-        ...
-
-    def spec_from_gguf(self, file: "GgufFile") -> ModelSpec:
-        """Read a GGUF file's metadata, and which tensors it has.
-
-        Raises:
-            ModelFormatError: a value is missing, out of range, or asks for something unknown.
-        """
-        ...
-
-    def gguf_row_order(self, role: Role, spec: ModelSpec, layer: int) -> NDArray[np.intp] | None:
-        """For each row in Hugging Face's order, the row of the GGUF tensor; None when equal."""
-        ...
+    model_types: tuple[str, ...]
+    spec_from_config: Callable[[Fields], ModelSpec]
+    names: Callable[[ModelSpec], Mapping[Role, WeightName]]
+    gguf_architectures: tuple[str, ...] = ()
+    spec_from_gguf: "Callable[[GgufFile], ModelSpec] | None" = None
+    gguf_row_order: Callable[[Role, ModelSpec, int], NDArray[np.intp] | None] | None = None
+    prefixes: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    config_from_spec: Callable[[ModelSpec], dict[str, Any]] | None = None
+    gguf_from_spec: Callable[[ModelSpec], dict[str, Any]] | None = None
 
 
-families: Registry[type[Family]] = Registry("family", __name__, "yearling.families")
+families: Registry[Family] = Registry("family", __name__, "yearling.families")
 """Every family, by the name of its file."""
 
 
@@ -83,7 +80,7 @@ def family_of_architecture(architecture: str) -> Family:
 
 
 def _all() -> list[Family]:
-    return [family() for _, family in families]
+    return [family for _, family in families]
 
 
 def _find(key: str, value: str, known: Mapping[str, Family]) -> Family:
