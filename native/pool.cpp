@@ -60,7 +60,6 @@ Pool::~Pool() {
 }
 
 void Pool::run(Call call, void* context, std::size_t chunks) {
-  if (chunks > Ticket::kChunkMask) throw std::length_error("a job has at most 65,535 chunks.");
   const std::lock_guard lock(run_mutex_);
   call_ = call;
   context_ = context;

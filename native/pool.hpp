@@ -5,6 +5,7 @@
 // are all taken, a longer spin would burn the very time slice that the others wait for.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -34,13 +35,24 @@ class Pool {
       for (std::size_t chunk = 0; chunk < chunks; ++chunk) body(chunk);
       return;
     }
-    using Function = std::remove_reference_t<Body>;
-    run([](void* context, std::size_t chunk) { (*static_cast<Function*>(context))(chunk); },
-        const_cast<void*>(static_cast<const void*>(&body)), chunks);
+    if (chunks <= Ticket::kChunkMask) return dispatch(body, chunks);
+    const std::size_t together = (chunks + Ticket::kChunkMask - 1) / Ticket::kChunkMask;
+    const auto several = [&](std::size_t group) {
+      const std::size_t end = std::min(chunks, (group + 1) * together);
+      for (std::size_t chunk = group * together; chunk < end; ++chunk) body(chunk);
+    };
+    dispatch(several, (chunks + together - 1) / together);
   }
 
  private:
   using Call = void (*)(void*, std::size_t);
+
+  template <typename Body>
+  void dispatch(Body& body, std::size_t chunks) {
+    using Function = std::remove_const_t<Body>;
+    run([](void* context, std::size_t chunk) { (*static_cast<Function*>(context))(chunk); },
+        const_cast<void*>(static_cast<const void*>(&body)), chunks);
+  }
 
   // Generation, number of chunks and next chunk in one word: a worker that wakes late and holds
   // an old generation can never take a chunk of a newer job, and a chunk taken pins the job.

@@ -11,8 +11,21 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
-void require(bool condition, const std::string& message) {
+void require(bool condition, const char* message) {
   if (!condition) throw std::invalid_argument(message);
+}
+
+std::string text(const char* part) { return part; }
+std::string text(auto number) { return std::to_string(number); }
+
+// The message is only put together when something is wrong: checks run in every step.
+template <typename... Parts>
+[[noreturn]] void refuse(Parts... parts) {
+  throw std::invalid_argument((text(parts) + ...));
+}
+
+bool below(std::int32_t value, std::size_t end) {
+  return value >= 0 && static_cast<std::size_t>(value) < end;
 }
 
 }  // namespace
@@ -32,26 +45,31 @@ void LazyMemory::Free::operator()(std::byte* data) const {
   std::free(reinterpret_cast<std::byte**>(data)[-1]);
 }
 
-void Cache::add_layer(std::size_t kv_heads, std::size_t head_dim) {
+void Cache::add_layer(std::size_t group, std::size_t kv_heads, std::size_t head_dim) {
   const std::size_t element = type_ == CacheType::float32 ? 4 : 2;
   const std::size_t head_bytes = head_dim * kBlockTokens * element;
-  const std::size_t bytes = blocks_ * kv_heads * head_bytes;
-  layers_.push_back({kv_heads, head_dim, head_bytes, std::make_unique<LazyMemory>(bytes),
+  const std::size_t bytes = blocks_[group] * kv_heads * head_bytes;
+  layers_.push_back({group, kv_heads, head_dim, head_bytes, std::make_unique<LazyMemory>(bytes),
                      std::make_unique<LazyMemory>(bytes)});
 }
 
-std::size_t Cache::block_bytes() const {
+std::size_t Cache::block_bytes(std::size_t group) const {
   std::size_t bytes = 0;
-  for (const Layer& layer : layers_) bytes += 2 * layer.kv_heads * layer.head_bytes;
+  for (const Layer& layer : layers_) {
+    if (layer.group == group) bytes += 2 * layer.kv_heads * layer.head_bytes;
+  }
   return bytes;
 }
 
 Program::Program(const Limits& limits, CacheType cache_type, const Kernels& kernels,
                  std::shared_ptr<Pool> pool)
     : limits_(limits),
+      requirements_{.limits = limits_, .threads = pool->threads()},
       kernels_(kernels),
       pool_(std::move(pool)),
-      cache_(cache_type, limits.cache_blocks) {}
+      cache_(cache_type, limits.cache_blocks) {
+  requirements_.reach.resize(limits.cache_blocks.size());
+}
 
 int Program::add_buffer(Rows rows, std::size_t columns) {
   require(!is_finished_, "the program is finished.");
@@ -60,15 +78,19 @@ int Program::add_buffer(Rows rows, std::size_t columns) {
   return static_cast<int>(buffers_.size()) - 1;
 }
 
-std::size_t Program::add_cache_layer(std::size_t kv_heads, std::size_t head_dim) {
+std::size_t Program::add_cache_layer(std::size_t group, std::size_t kv_heads,
+                                     std::size_t head_dim) {
   require(!is_finished_, "the program is finished.");
-  cache_.add_layer(kv_heads, head_dim);
+  if (group >= cache_.groups()) {
+    refuse("cache group ", group, " of ", cache_.groups(),
+           ": cache_blocks needs one entry per group.");
+  }
+  cache_.add_layer(group, kv_heads, head_dim);
   return cache_.layers() - 1;
 }
 
 const Buffer& Program::buffer(int index) const {
-  require(index >= 0 && static_cast<std::size_t>(index) < buffers_.size(),
-          "no buffer has number " + std::to_string(index) + ".");
+  if (!below(index, buffers_.size())) refuse("no buffer has number ", index, ".");
   return buffers_[static_cast<std::size_t>(index)];
 }
 
@@ -79,19 +101,16 @@ void Program::append(std::unique_ptr<Op> op) {
 
 void Program::finish() {
   require(!is_finished_, "the program is finished.");
-  std::size_t inputs = 0, partials = 0;
-  for (const auto& op : ops_) {
-    inputs = std::max(inputs, op->quantized_inputs());
-    partials = std::max(partials, op->partial_floats(limits_, pool_->threads()));
-  }
-  const std::size_t groups = (inputs + kGroup - 1) / kGroup;
-  const std::size_t rows = std::max(limits_.step_tokens, limits_.logit_rows);
-  scratch_.codes = std::make_unique<LazyMemory>(rows * groups * kGroup);
-  scratch_.scales = std::make_unique<LazyMemory>(rows * groups * 4);
-  scratch_.sums = std::make_unique<LazyMemory>(rows * groups * 4);
-  scratch_.outliers = std::make_unique<LazyMemory>(rows * groups * sizeof(Outlier));
+  for (const auto& op : ops_) op->collect(requirements_);
+  require(!keeps_states() || limits_.state_slots > 0,
+          "this program keeps states: state_slots must be positive.");
+  const std::size_t rows = requirements_.quantized_rows, groups = requirements_.quantized_groups;
+  scratch_.codes = std::make_unique<LazyMemory>(groups * kGroup);
+  scratch_.scales = std::make_unique<LazyMemory>(groups * 4);
+  scratch_.sums = std::make_unique<LazyMemory>(groups * 4);
+  scratch_.outliers = std::make_unique<LazyMemory>(groups * sizeof(Outlier));
   scratch_.num_outliers = std::make_unique<LazyMemory>(rows * sizeof(std::uint32_t));
-  scratch_.partials = std::make_unique<LazyMemory>(partials * 4);
+  scratch_.working = std::make_unique<LazyMemory>(requirements_.working_bytes);
   scratch_.quantized = {reinterpret_cast<std::int8_t*>(scratch_.codes->data()),
                         scratch_.scales->floats(), scratch_.sums->floats(),
                         reinterpret_cast<Outlier*>(scratch_.outliers->data()),
@@ -103,45 +122,89 @@ void Program::finish() {
 
 void Program::check(const Step& step) const {
   require(is_finished_, "the program is not finished: call finish() first.");
-  require(!step.tokens.empty() && step.tokens.size() <= limits_.step_tokens,
-          "a step of " + std::to_string(step.tokens.size()) + " tokens; 1 to " +
-              std::to_string(limits_.step_tokens) + " fit.");
-  require(step.logit_rows.size() <= limits_.logit_rows,
-          std::to_string(step.logit_rows.size()) + " logit rows; at most " +
-              std::to_string(limits_.logit_rows) + " fit.");
-  const auto below = [](auto value, std::size_t end) {
-    return value >= 0 && static_cast<std::size_t>(value) < end;
-  };
+  const std::size_t count = step.tokens.size();
+  if (count == 0 || count > limits_.step_tokens) {
+    refuse("a step of ", count, " tokens; 1 to ", limits_.step_tokens, " fit.");
+  }
+  if (step.logit_rows.size() > limits_.logit_rows) {
+    refuse(step.logit_rows.size(), " logit rows; at most ", limits_.logit_rows, " fit.");
+  }
   for (const auto token : step.tokens) {
-    require(below(token, limits_.vocabulary), "token id " + std::to_string(token) +
-                                                  " is outside the vocabulary of " +
-                                                  std::to_string(limits_.vocabulary) + ".");
+    if (!below(token, limits_.vocabulary)) {
+      refuse("token id ", token, " is outside the vocabulary of ", limits_.vocabulary, ".");
+    }
   }
   for (const auto row : step.logit_rows) {
-    require(below(row, step.tokens.size()), "logit row " + std::to_string(row) + " of a step of " +
-                                                std::to_string(step.tokens.size()) + " tokens.");
+    if (!below(row, count)) refuse("logit row ", row, " of a step of ", count, " tokens.");
   }
   for (const auto row : step.injection.rows) {
-    require(below(row, step.tokens.size()), "injected row " + std::to_string(row) +
-                                                " of a step of " +
-                                                std::to_string(step.tokens.size()) + " tokens.");
+    if (!below(row, count)) refuse("injected row ", row, " of a step of ", count, " tokens.");
   }
+  check_sequences(step);
+  if (step.groups.size() != cache_.groups()) {
+    refuse(step.groups.size(), " tables of cache blocks; the program has ", cache_.groups(),
+           " cache groups.");
+  }
+  for (std::size_t group = 0; group < cache_.groups(); ++group) {
+    for (std::size_t s = 0; s < step.sequences.size(); ++s) check_blocks(step, group, s);
+  }
+  if (keeps_states()) check_slots(step);
+}
+
+void Program::check_sequences(const Step& step) const {
   std::size_t covered = 0;
   for (const Sequence& sequence : step.sequences) {
     require(sequence.first_token == covered && sequence.num_tokens > 0,
             "sequences must cover the step's tokens in order.");
     covered += sequence.num_tokens;
     const std::size_t end = sequence.start + sequence.num_tokens;
-    require(end <= limits_.context, "position " + std::to_string(end - 1) +
-                                        " is outside the context of " +
-                                        std::to_string(limits_.context) + ".");
-    for (std::size_t i = 0; i < (end + kBlockTokens - 1) / kBlockTokens; ++i) {
-      require(below(sequence.blocks[i], limits_.cache_blocks),
-              "cache block " + std::to_string(sequence.blocks[i]) + " of " +
-                  std::to_string(limits_.cache_blocks) + ".");
+    if (end > limits_.context) {
+      refuse("position ", end - 1, " is outside the context of ", limits_.context, ".");
+    }
+    const bool is_whole = sequence.start >= sequence.prefix ||
+                          (sequence.start == 0 && sequence.prefix <= end);
+    if (requirements_.sees_prefix && !is_whole) {
+      refuse("a prefix that all its tokens see must be computed in one step; this one has ",
+             sequence.prefix, " tokens, and the step holds ", sequence.num_tokens,
+             " from position ", sequence.start, " on.");
     }
   }
   require(covered == step.tokens.size(), "sequences must cover the step's tokens in order.");
+}
+
+// Only the blocks that this step writes and reads are looked at.
+void Program::check_blocks(const Step& step, std::size_t group, std::size_t number) const {
+  const Sequence& sequence = step.sequences[number];
+  const BlockTable table = step.table(group, number);
+  const std::size_t reach = std::max<std::size_t>(1, requirements_.reach[group]);
+  const std::size_t visible = sequence.start + 1 > reach ? sequence.start + 1 - reach : 0;
+  const std::size_t first = visible / kBlockTokens;
+  const std::size_t end = (sequence.start + sequence.num_tokens + kBlockTokens - 1) / kBlockTokens;
+  if (table.first > first) {
+    refuse("a block table starts at block ", table.first, " of its sequence, but block ", first,
+           " is still seen.");
+  }
+  require(end - table.first <= table.count, "a block table is too short for its sequence.");
+  for (std::size_t i = first; i < end; ++i) {
+    const std::int32_t block = table.blocks[i - table.first];
+    if (!below(block, cache_.blocks(group))) {
+      refuse("cache block ", block, " of ", cache_.blocks(group), ".");
+    }
+  }
+}
+
+void Program::check_slots(const Step& step) const {
+  for (std::size_t s = 0; s < step.sequences.size(); ++s) {
+    const std::size_t slot = step.sequences[s].slot;
+    if (slot >= limits_.state_slots) {
+      refuse("state slot ", slot, " of ", limits_.state_slots, ".");
+    }
+    for (std::size_t other = 0; other < s; ++other) {
+      if (step.sequences[other].slot == slot) {
+        refuse("state slot ", slot, " is given to two sequences.");
+      }
+    }
+  }
 }
 
 void Program::run(const Step& step) {

@@ -4,6 +4,7 @@
 // program is built, for the largest step it will see.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -41,20 +42,25 @@ struct Buffer {
 
 enum class CacheType { float32 = 0, float16 = 1 };
 
-// Paged keys and values of every layer; see AttentionBlock for the layout of a block.
+// Paged keys and values of every layer; see AttentionBlock for the layout of a block. Layers of
+// one group keep the same tokens of a sequence, and share its block table.
 class Cache {
  public:
-  Cache(CacheType type, std::size_t blocks) : type_(type), blocks_(blocks) {}
-  void add_layer(std::size_t kv_heads, std::size_t head_dim);
-  bool has_layer(std::size_t layer, std::size_t kv_heads, std::size_t head_dim) const {
-    return layer < layers_.size() && layers_[layer].kv_heads == kv_heads &&
-           layers_[layer].head_dim == head_dim;
+  Cache(CacheType type, std::vector<std::size_t> blocks)
+      : type_(type), blocks_(std::move(blocks)) {}
+  void add_layer(std::size_t group, std::size_t kv_heads, std::size_t head_dim);
+  bool has_layer(std::size_t layer, std::size_t group, std::size_t kv_heads,
+                 std::size_t head_dim) const {
+    return layer < layers_.size() && layers_[layer].group == group &&
+           layers_[layer].kv_heads == kv_heads && layers_[layer].head_dim == head_dim;
   }
 
   CacheType type() const { return type_; }
-  std::size_t blocks() const { return blocks_; }
+  std::size_t groups() const { return blocks_.size(); }
+  std::size_t blocks(std::size_t group) const { return blocks_[group]; }
   std::size_t layers() const { return layers_.size(); }
-  std::size_t block_bytes() const;
+  // What one block of a group takes over all its layers.
+  std::size_t block_bytes(std::size_t group) const;
   std::byte* keys(std::size_t layer, std::size_t block, std::size_t head) const {
     const Layer& l = layers_[layer];
     return l.keys->data() + (block * l.kv_heads + head) * l.head_bytes;
@@ -66,19 +72,36 @@ class Cache {
 
  private:
   struct Layer {
-    std::size_t kv_heads, head_dim, head_bytes;
+    std::size_t group, kv_heads, head_dim, head_bytes;
     std::unique_ptr<LazyMemory> keys, values;
   };
   CacheType type_;
-  std::size_t blocks_;
+  std::vector<std::size_t> blocks_;  // per group
   std::vector<Layer> layers_;
 };
 
 struct Sequence {
   std::size_t first_token;  // its first row in the step
   std::size_t num_tokens;
-  std::size_t start;  // position of that first row
+  std::size_t start;   // position of that first row
+  std::size_t prefix;  // tokens of its prefix; 0 has none
+  std::size_t slot;    // of its states, where the program keeps any
+};
+
+// Where one sequence keeps its blocks of one cache group: token i in blocks[i / 16 - first].
+struct BlockTable {
   const std::int32_t* blocks;
+  std::size_t first, count;
+  std::size_t at(std::size_t position) const {
+    return static_cast<std::size_t>(blocks[position / kBlockTokens - first]);
+  }
+};
+
+// The block tables of one cache group, [sequences][width].
+struct GroupTables {
+  const std::int32_t* blocks;
+  const std::int32_t* first_blocks;
+  std::size_t width;
 };
 
 // Embedding rows that the caller computed (an image's, say) in place of the table's.
@@ -90,12 +113,20 @@ struct Injection {
 struct Step {
   std::span<const std::int32_t> tokens;
   std::span<const Sequence> sequences;
+  std::span<const GroupTables> groups;
   std::span<const std::int32_t> logit_rows;
   Injection injection;
+
+  BlockTable table(std::size_t group, std::size_t sequence) const {
+    const GroupTables& tables = groups[group];
+    return {tables.blocks + sequence * tables.width,
+            static_cast<std::size_t>(tables.first_blocks[sequence]), tables.width};
+  }
 };
 
 struct Limits {
-  std::size_t step_tokens, logit_rows, context, vocabulary, cache_blocks;
+  std::size_t step_tokens, logit_rows, context, vocabulary, state_slots;
+  std::vector<std::size_t> cache_blocks;  // per group
 };
 
 // Space that operations share within a step.
@@ -103,7 +134,25 @@ struct Scratch {
   QuantizedRows quantized;
   std::vector<std::size_t> positions;  // per token of the step
   std::vector<std::uint32_t> sequence_of;
-  std::unique_ptr<LazyMemory> codes, scales, sums, outliers, num_outliers, partials;
+  std::unique_ptr<LazyMemory> codes, scales, sums, outliers, num_outliers, working;
+};
+
+// What a program's operations ask for, all together: the largest of each size.
+struct Requirements {
+  const Limits& limits;
+  int threads;
+  std::size_t quantized_rows = 0, quantized_groups = 0;  // groups of all rows
+  std::size_t working_bytes = 0;                         // that one operation uses while it runs
+  std::size_t slot_bytes = 0;                            // of the states of one sequence
+  bool sees_prefix = false;
+  // Per cache group: how many tokens back its attention looks; 0 where nothing attends.
+  std::vector<std::size_t> reach;
+
+  void need_quantized(std::size_t rows, std::size_t inputs) {
+    quantized_rows = std::max(quantized_rows, rows);
+    quantized_groups = std::max(quantized_groups, rows * ((inputs + kGroup - 1) / kGroup));
+  }
+  void need_working(std::size_t bytes) { working_bytes = std::max(working_bytes, bytes); }
 };
 
 struct Context {
@@ -114,6 +163,9 @@ struct Context {
   Cache& cache;
   std::vector<Buffer>& buffers;
 
+  const Sequence& sequence_of(std::size_t row) const {
+    return step.sequences[scratch.sequence_of[row]];
+  }
   std::size_t num_rows(Rows rows) const {
     return rows == Rows::tokens ? step.tokens.size() : step.logit_rows.size();
   }
@@ -134,10 +186,7 @@ class Op {
  public:
   virtual ~Op() = default;
   virtual void run(Context& context) const = 0;
-  // What the operation needs of the shared scratch space, in floats of attention partials and
-  // bytes of quantised input per row.
-  virtual std::size_t partial_floats(const Limits&, int /*threads*/) const { return 0; }
-  virtual std::size_t quantized_inputs() const { return 0; }
+  virtual void collect(Requirements&) const {}
 };
 
 class Program {
@@ -147,10 +196,13 @@ class Program {
 
   int add_buffer(Rows rows, std::size_t columns);
   // Number of the new layer; its heads are fixed from here on.
-  std::size_t add_cache_layer(std::size_t kv_heads, std::size_t head_dim);
+  std::size_t add_cache_layer(std::size_t group, std::size_t kv_heads, std::size_t head_dim);
   const Cache& cache() const { return cache_; }
   const Limits& limits() const { return limits_; }
   const Kernels& kernels() const { return kernels_; }
+  bool keeps_states() const { return requirements_.slot_bytes > 0; }
+  // What the states of one sequence take over all layers.
+  std::size_t slot_bytes() const { return requirements_.slot_bytes; }
   Pool& pool() { return *pool_; }
   const Buffer& buffer(int index) const;
 
@@ -163,8 +215,12 @@ class Program {
 
  private:
   void check(const Step& step) const;
+  void check_sequences(const Step& step) const;
+  void check_blocks(const Step& step, std::size_t group, std::size_t sequence) const;
+  void check_slots(const Step& step) const;
 
   Limits limits_;
+  Requirements requirements_;
   const Kernels& kernels_;
   std::shared_ptr<Pool> pool_;
   Cache cache_;

@@ -41,6 +41,30 @@ def tmp_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """The embedded model's GGUF file in the user's own store; pulled when it is not there yet."""
+    return _pulled("smollm2")
+
+
+@pytest.fixture(scope="session")
+def minilm_path() -> Path:
+    """The sentence encoder's folder, in the same way."""
+    return _pulled("minilm")
+
+
+@pytest.fixture(scope="session")
+def gemma3_path() -> Path:
+    """The multilingual model's GGUF file, in the same way; the test skips without consent.
+
+    Its terms are accepted by a person, with `yearling pull gemma3-270m`, and never by a test.
+    """
+    from yearling.core.errors import LicenceError
+
+    try:
+        return _pulled("gemma3-270m")
+    except LicenceError as error:
+        pytest.skip(str(error))
+
+
+def _pulled(name: str) -> Path:
     from yearling.models.store import pull
 
     with pytest.MonkeyPatch.context() as patch:
@@ -48,4 +72,4 @@ def smollm2_path() -> Path:
             patch.delenv("YEARLING_HOME", raising=False)
         else:
             patch.setenv("YEARLING_HOME", _USER_HOME)
-        return pull("smollm2")
+        return pull(name)

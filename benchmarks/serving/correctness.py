@@ -1,8 +1,9 @@
 """`yearling bench correctness`: are the answers right, and do they depend on company?
 
-Two questions. First, over a real English text: perplexity and greedy tokens of the engine, run as
-it serves (scheduler, chunks, paged cache), against transformers in fp32 over the same weights,
-de-quantised by transformers' own GGUF reader. Second, with the real executor: are greedy tokens
+Two questions. First, over a real English or Chinese text: perplexity and greedy tokens of the
+engine, run as it serves (scheduler, chunks, paged cache), against transformers in fp32 over the
+same weights, de-quantised by transformers' own GGUF reader. Second, with the real executor: are
+greedy tokens
 equal alone and in a batch of 32, with and without prefix reuse, chunked or not, preempted or not?
 
 Needs torch and transformers, which the package itself never imports.
@@ -10,14 +11,14 @@ Needs torch and transformers, which the package itself never imports.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.serving.workload import english_text
+from benchmarks.serving.workload import Language, text_in
 from yearling.core.errors import EngineError
 from yearling.models.checkpoint import Checkpoint, open_checkpoint
 from yearling.serving.engine import Engine, EngineConfig, EngineStats
@@ -187,7 +188,9 @@ class CorrectnessReport:
         return "\n".join(lines)
 
 
-def run(model: str, num_tokens: int, progress: Progress) -> CorrectnessReport:
+def run(
+    model: str, num_tokens: int, progress: Progress, language: Language = "english"
+) -> CorrectnessReport:
     """Score a text with both weight types, then compare greedy answers in company.
 
     Raises:
@@ -196,7 +199,7 @@ def run(model: str, num_tokens: int, progress: Progress) -> CorrectnessReport:
     from yearling.models.store import resolve
 
     checkpoint = open_checkpoint(resolve(model))
-    tokens = text_tokens(checkpoint, num_tokens)
+    tokens = text_tokens(checkpoint, num_tokens, language)
     progress("transformers, fp32")
     reference = reference_scores(checkpoint.path, tokens)
     agreements = []
@@ -208,11 +211,12 @@ def run(model: str, num_tokens: int, progress: Progress) -> CorrectnessReport:
     return CorrectnessReport(agreements, greedy_identity(checkpoint))
 
 
-def text_tokens(checkpoint: Checkpoint, count: int) -> list[int]:
-    """Tokenise the beginning of the English text."""
+def text_tokens(checkpoint: Checkpoint, count: int, language: Language = "english") -> list[int]:
+    """Tokenise the beginning of a text; the Chinese one has fewer than 1,500 tokens."""
     tokenizer = checkpoint.tokenizer()
     assert tokenizer is not None, "the oracle needs a model with a tokenizer"
-    return tokenizer.encode(english_text()[: count * 8])[:count]
+    text = text_in(language)[: count * 8]
+    return tokenizer.encode(text, add_bos=tokenizer.adds_bos)[:count]
 
 
 def reference_scores(path: Path, tokens: Sequence[int]) -> TextScores:
@@ -225,9 +229,14 @@ def reference_scores(path: Path, tokens: Sequence[int]) -> TextScores:
     )
     model.train(False)
     with torch.inference_mode():
-        logits = model(torch.tensor([list(tokens)])).logits[0, :-1].double()
+        logits = model(torch.tensor([list(tokens)])).logits[0, :-1]
         following = torch.tensor(list(tokens[1:]))
-        logprobs = torch.log_softmax(logits, dim=-1).gather(1, following[:, None])[:, 0]
+        logprobs = torch.cat(  # a few rows at a time: a large vocabulary in float64 is gigabytes
+            [
+                torch.log_softmax(rows.double(), dim=-1).gather(1, targets[:, None])[:, 0]
+                for rows, targets in zip(logits.split(64), following.split(64), strict=True)
+            ]
+        )
         return TextScores(logprobs.numpy(), logits.argmax(dim=-1).numpy())
 
 
@@ -304,7 +313,12 @@ class _Smaller:
     """An executor that owns up to fewer cache blocks than it has."""
 
     def __init__(self, executor: "Executor", num_blocks: int) -> None:
-        self.num_blocks = num_blocks
+        self.cache_shapes = tuple(
+            shape if shape.kind == "state" else replace(shape, num_blocks=num_blocks)
+            for shape in executor.cache_shapes
+        )
+        self.needs_whole_prompt = executor.needs_whole_prompt
+        self.can_share_prefixes = executor.can_share_prefixes
         self.block_size = executor.block_size
         self.max_step_tokens = executor.max_step_tokens
         self.max_logit_rows = executor.max_logit_rows

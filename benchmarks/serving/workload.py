@@ -2,9 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Literal
 
-__all__ = ["Phase", "Timing", "Workload", "english_text"]
+__all__ = ["Language", "Phase", "Timing", "Workload", "english_text", "text_in"]
+
+Language = Literal["english", "chinese"]
+
+_CHINESE = Path(__file__).parents[1] / "texts" / "chinese.txt"
 
 _SHORT_PROMPT_TOKENS = 16
 _LONG_PROMPT_TOKENS = 1000
@@ -123,6 +129,11 @@ class Workload:
 def english_text() -> str:
     """Give about 600 kB of English prose and code that ships with Python itself."""
     return "\n\n".join(topics[name] for name in sorted(topics))
+
+
+def text_in(language: Language) -> str:
+    """Give a text of that language: Python's own, or a Chinese essay of about 1,600 characters."""
+    return english_text() if language == "english" else _CHINESE.read_text(encoding="utf-8")
 
 
 def _take(cut: Iterator[int], count: int) -> tuple[int, ...]:

@@ -23,6 +23,9 @@ inline Lanes fma(Lanes a, Lanes b, Lanes c) { return _mm256_fmadd_ps(a, b, c); }
 inline float scalar_fma(float a, float b, float c) { return std::fma(a, b, c); }
 inline Lanes minimum(Lanes a, Lanes b) { return _mm256_min_ps(a, b); }
 inline Lanes maximum(Lanes a, Lanes b) { return _mm256_max_ps(a, b); }
+inline Lanes where_less(Lanes a, Lanes b, Lanes then, Lanes otherwise) {
+  return _mm256_blendv_ps(otherwise, then, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
 inline Lanes round_lanes(Lanes x) {
   return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }

@@ -61,6 +61,44 @@ struct AttentionBlock {
   float scale;
 };
 
+// The keys [begin, end) of a block's 16 that a row sees.
+struct KeyRange {
+  std::uint32_t begin, end;
+};
+
+// What happens to a row's scores of a block before the softmax.
+struct ScoreBend {
+  float soft_cap;  // 0 caps nothing
+  float slope;
+  float distance;  // position of the block's first key minus that of the query
+};
+
+enum class Activation { silu, gelu, gelu_tanh, relu, relu_squared, quick_gelu };
+inline constexpr std::size_t kActivations = 6;
+
+// One sequence's tokens of a step and its channels [begin, end). Arrays of our own are padded to
+// whole eights of channels.
+struct ConvolutionTask {
+  const float* in;
+  std::size_t in_stride;
+  float* out;
+  std::size_t out_stride;
+  float* past;          // [taps - 1][padded], the inputs before the step
+  const float* weight;  // [taps][padded]
+  const float* bias;    // [padded]
+  std::size_t tokens, taps, channels, padded, begin, end;
+};
+struct ScanTask {
+  const float *in, *time_step, *inputs, *outputs, *gate;
+  std::size_t in_stride, time_step_stride, parameters_stride, gate_stride;
+  float* out;
+  std::size_t out_stride;
+  float* state;         // [padded / 8][states][8]
+  const float* matrix;  // [padded / 8][states][8]
+  const float* skip;    // [padded]
+  std::size_t tokens, states, channels, begin, end;
+};
+
 struct Kernels {
   const char* name;
 
@@ -76,13 +114,30 @@ struct Kernels {
                    float* out);
   void (*layer_norm)(const float* in, const float* weight, const float* bias, float epsilon,
                      std::size_t width, float* out);
-  void (*silu_gate)(const float* gate, const float* up, std::size_t width, float* out);
-  // Rotates pairs (i, i + half) of a head by the angle whose cosine and sine are given.
-  void (*rotate_half)(float* head, const float* cosine, const float* sine, std::size_t half);
+  // In place, and activation(first) · second; by Activation.
+  void (*activate[kActivations])(float* values, std::size_t width);
+  void (*gate[kActivations])(const float* first, const float* second, std::size_t width,
+                             float* out);
+  void (*scale)(const float* in, float factor, std::size_t width, float* out);
+  // out += factor · in.
+  void (*add_scaled)(const float* in, float factor, std::size_t width, float* out);
+  void (*clamp)(float* values, float limit, std::size_t width);
+  // cap · tanh(value / cap), in place.
+  void (*soft_cap)(float* values, float cap, std::size_t width);
+  // Rotates pairs of a head by the angles whose cosine and sine are given: [0] pairs
+  // (i, i + half), [1] pairs (2i, 2i + 1).
+  void (*rotate[2])(float* head, const float* cosine, const float* sine, std::size_t half);
 
-  // Adds `num_keys[r]` leading keys of a block to each query row's state; [0] float32, [1] float16.
+  void (*convolve)(const ConvolutionTask& task);
+  void (*scan)(const ScanTask& task);
+
+  // Adds the keys of a block that each query row sees to its state; [0] float32, [1] float16.
   void (*attend[2])(const AttentionBlock& block, const float* const* queries,
-                    const std::size_t* num_keys, std::size_t rows, AttentionState* states);
+                    const KeyRange* keys, std::size_t rows, AttentionState* states);
+  // The same with a cap and a bias on scores.
+  void (*attend_bent[2])(const AttentionBlock& block, const float* const* queries,
+                         const KeyRange* keys, const ScoreBend* bends, std::size_t rows,
+                         AttentionState* states);
   void (*write_key[2])(const float* key, std::size_t head_dim, void* keys, std::size_t token);
   void (*write_value[2])(const float* value, std::size_t head_dim, void* values,
                          std::size_t token);

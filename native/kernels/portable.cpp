@@ -26,6 +26,9 @@ inline Lanes fma(Lanes a, Lanes b, Lanes c) { return a * b + c; }
 inline float scalar_fma(float a, float b, float c) { return a * b + c; }
 inline Lanes minimum(Lanes a, Lanes b) { return a < b ? a : b; }
 inline Lanes maximum(Lanes a, Lanes b) { return a > b ? a : b; }
+inline Lanes where_less(Lanes a, Lanes b, Lanes then, Lanes otherwise) {
+  return a < b ? then : otherwise;
+}
 inline Lanes round_lanes(Lanes x) {
   // Adding 1.5 · 2^23 leaves no fraction bits, so the addition itself rounds to nearest even.
   const Lanes magic = broadcast(12582912.0f);

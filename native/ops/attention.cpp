@@ -17,15 +17,17 @@ constexpr std::size_t kMaxHeadDim = 512;  // bounds the stack space of a task
 
 struct WriteKV final : Op {
   int input;
-  std::size_t layer, key_column, value_column, kv_heads, head_dim;
+  CacheLayer cache;
+  std::size_t key_column, value_column;
 
   void run(Context& context) const override {
     const Buffer& in = context.buffers[input];
+    const auto [layer, group, kv_heads, head_dim] = cache;
     const auto type = static_cast<std::size_t>(context.cache.type());
     context.for_rows(context.step.tokens.size(), 4 * kv_heads * head_dim, [&](std::size_t row) {
-      const Sequence& sequence = context.step.sequences[context.scratch.sequence_of[row]];
       const std::size_t position = context.scratch.positions[row];
-      const auto block = static_cast<std::size_t>(sequence.blocks[position / kBlockTokens]);
+      const std::size_t block =
+          context.step.table(group, context.scratch.sequence_of[row]).at(position);
       const std::size_t token = position % kBlockTokens;
       for (std::size_t head = 0; head < kv_heads; ++head) {
         const float* key = in.row(row) + key_column + head * head_dim;
@@ -53,13 +55,15 @@ struct States {
 
 struct Attention final : Op {
   int input, output;
-  std::size_t layer, heads, kv_heads, head_dim;
-  float scale;
+  CacheLayer cache;
+  AttentionSettings settings;
 
-  std::size_t shared() const { return heads / kv_heads; }
+  std::size_t shared() const { return settings.heads / cache.kv_heads; }
+  bool is_bent() const { return settings.soft_cap > 0 || !settings.slopes.empty(); }
 
   // Pairs are numbered query · shared + head within the key head's group.
   struct Task {
+    std::size_t sequence_number;
     const Sequence* sequence;
     std::size_t kv_head, first_pair, num_pairs;
   };
@@ -69,51 +73,93 @@ struct Attention final : Op {
   }
 
   Task task_at(const Context& context, std::size_t index) const {
-    for (const Sequence& sequence : context.step.sequences) {
-      const std::size_t per_head = tasks_per_head(sequence), count = per_head * kv_heads;
+    for (std::size_t s = 0; s < context.step.sequences.size(); ++s) {
+      const Sequence& sequence = context.step.sequences[s];
+      const std::size_t per_head = tasks_per_head(sequence), count = per_head * cache.kv_heads;
       if (index >= count) {
         index -= count;
         continue;
       }
       // The last queries have the most keys; started first, they do not finish alone.
-      const std::size_t first = (per_head - 1 - index / kv_heads) * kTaskRows;
+      const std::size_t first = (per_head - 1 - index / cache.kv_heads) * kTaskRows;
       const std::size_t pairs = sequence.num_tokens * shared();
-      return {&sequence, index % kv_heads, first, std::min(kTaskRows, pairs - first)};
+      return {s, &sequence, index % cache.kv_heads, first, std::min(kTaskRows, pairs - first)};
     }
     return {};
   }
 
-  std::size_t num_keys(const Task& task, std::size_t pair) const {
-    return task.sequence->start + (task.first_pair + pair) / shared() + 1;
+  // One past the last key that the query at a position sees, and the first that it sees.
+  std::size_t end_key(const Sequence& sequence, std::size_t position) const {
+    return settings.sees_prefix ? std::max(position + 1, sequence.prefix) : position + 1;
+  }
+  std::size_t first_key(const Sequence& sequence, std::size_t position) const {
+    const std::size_t end = end_key(sequence, position);
+    return settings.window && end > settings.window ? end - settings.window : 0;
+  }
+  // The splits that hold keys of any of a task's queries, or of all of a sequence's.
+  RowRange splits_between(const Sequence& sequence, std::size_t first, std::size_t last) const {
+    return {first_key(sequence, first) / kSplitTokens,
+            (end_key(sequence, last) + kSplitTokens - 1) / kSplitTokens};
+  }
+  std::size_t position(const Task& task, std::size_t pair) const {
+    return task.sequence->start + (task.first_pair + pair) / shared();
+  }
+  RowRange splits_of(const Task& task) const {
+    return splits_between(*task.sequence, position(task, 0), position(task, task.num_pairs - 1));
   }
 
-  std::size_t num_splits(const Task& task) const {
-    return (num_keys(task, task.num_pairs - 1) + kSplitTokens - 1) / kSplitTokens;
-  }
-
-  void attend_split(Context& context, const Task& task, std::size_t split, States& states) const {
-    const Buffer& in = context.buffers[input];
+  // What a task's pairs ask and see; the same for all of its splits.
+  struct Pairs {
     const float* queries[kTaskRows];
+    std::size_t first[kTaskRows], end[kTaskRows], position[kTaskRows];
+    float slopes[kTaskRows];
+  };
+  Pairs pairs_of(const Context& context, const Task& task) const {
+    const Buffer& in = context.buffers[input];
+    Pairs pairs;
     for (std::size_t pair = 0; pair < task.num_pairs; ++pair) {
       const std::size_t number = task.first_pair + pair;
       const std::size_t row = task.sequence->first_token + number / shared();
       const std::size_t head = task.kv_head * shared() + number % shared();
-      queries[pair] = in.row(row) + head * head_dim;
+      pairs.queries[pair] = in.row(row) + head * cache.head_dim;
+      pairs.position[pair] = position(task, pair);
+      pairs.first[pair] = first_key(*task.sequence, pairs.position[pair]);
+      pairs.end[pair] = end_key(*task.sequence, pairs.position[pair]);
+      pairs.slopes[pair] = settings.slopes.empty() ? 0.0f : settings.slopes[head];
     }
-    const std::size_t all_keys = num_keys(task, task.num_pairs - 1);
-    const std::size_t end = std::min(all_keys, (split + 1) * kSplitTokens);
+    return pairs;
+  }
+
+  void attend_split(Context& context, const Task& task, const Pairs& pairs, std::size_t split,
+                    States& states) const {
+    const BlockTable table = context.step.table(cache.group, task.sequence_number);
+    const std::size_t first = std::max(split * kSplitTokens, pairs.first[0]);
+    const std::size_t end = std::min((split + 1) * kSplitTokens, pairs.end[task.num_pairs - 1]);
     const auto type = static_cast<std::size_t>(context.cache.type());
-    for (std::size_t key = split * kSplitTokens; key < end; key += kBlockTokens) {
-      std::size_t keys_in_block[kTaskRows];
+    for (std::size_t key = first / kBlockTokens * kBlockTokens; key < end; key += kBlockTokens) {
+      const std::size_t block = table.at(key);
+      const AttentionBlock there{context.cache.keys(cache.layer, block, task.kv_head),
+                                 context.cache.values(cache.layer, block, task.kv_head),
+                                 cache.head_dim, settings.scale};
+      KeyRange keys[kTaskRows];
+      const auto within = [key](std::size_t reach) {
+        return static_cast<std::uint32_t>(reach > key ? std::min(kBlockTokens, reach - key) : 0);
+      };
       for (std::size_t pair = 0; pair < task.num_pairs; ++pair) {
-        const std::size_t reach = num_keys(task, pair);
-        keys_in_block[pair] = reach > key ? std::min(kBlockTokens, reach - key) : 0;
+        keys[pair] = {within(pairs.first[pair]), within(pairs.end[pair])};
       }
-      const auto block = static_cast<std::size_t>(task.sequence->blocks[key / kBlockTokens]);
-      const AttentionBlock there{context.cache.keys(layer, block, task.kv_head),
-                                 context.cache.values(layer, block, task.kv_head), head_dim,
-                                 scale};
-      context.kernels.attend[type](there, queries, keys_in_block, task.num_pairs, states.rows);
+      if (!is_bent()) {
+        context.kernels.attend[type](there, pairs.queries, keys, task.num_pairs, states.rows);
+        continue;
+      }
+      ScoreBend bends[kTaskRows];
+      for (std::size_t pair = 0; pair < task.num_pairs; ++pair) {
+        const float distance =
+            static_cast<float>(key) - static_cast<float>(pairs.position[pair]);
+        bends[pair] = {settings.soft_cap, pairs.slopes[pair], distance};
+      }
+      context.kernels.attend_bent[type](there, pairs.queries, keys, bends, task.num_pairs,
+                                        states.rows);
     }
   }
 
@@ -123,75 +169,112 @@ struct Attention final : Op {
       const std::size_t number = task.first_pair + pair;
       const std::size_t row = task.sequence->first_token + number / shared();
       const std::size_t head = task.kv_head * shared() + number % shared();
-      float* to = out.row(row) + head * head_dim;
+      float* to = out.row(row) + head * cache.head_dim;
       const AttentionState& state = states.rows[pair];
-      for (std::size_t d = 0; d < head_dim; ++d) to[d] = state.values[d] / state.sum;
+      for (std::size_t d = 0; d < cache.head_dim; ++d) to[d] = state.values[d] / state.sum;
     }
   }
 
   void run_task(Context& context, const Task& task) const {
     float total_values[kTaskRows * kMaxHeadDim], split_values[kTaskRows * kMaxHeadDim];
+    const Pairs pairs = pairs_of(context, task);
     States total, part;
-    total.reset(task.num_pairs, head_dim, total_values);
-    for (std::size_t split = 0; split < num_splits(task); ++split) {
-      part.reset(task.num_pairs, head_dim, split_values);
-      attend_split(context, task, split, part);
+    total.reset(task.num_pairs, cache.head_dim, total_values);
+    const RowRange splits = splits_of(task);
+    for (std::size_t split = splits.begin; split < splits.end; ++split) {
+      part.reset(task.num_pairs, cache.head_dim, split_values);
+      attend_split(context, task, pairs, split, part);
       for (std::size_t pair = 0; pair < task.num_pairs; ++pair) {
-        context.kernels.merge_states(part.rows[pair], head_dim, total.rows[pair]);
+        context.kernels.merge_states(part.rows[pair], cache.head_dim, total.rows[pair]);
       }
     }
     write(context, task, total);
   }
 
-  // Few queries with many keys: splits run side by side, and are merged in order afterwards.
-  std::size_t partial_row() const { return head_dim + 2; }
-  std::size_t partial_floats(const Limits& limits, int threads) const override {
-    const std::size_t splits = (limits.context + kSplitTokens - 1) / kSplitTokens;
-    return few_tasks(threads) * splits * kTaskRows * partial_row();
-  }
+  // Few queries with many keys: splits run side by side, and are merged in order afterwards. A
+  // slot keeps the states of one task; a round fills at most kRoundSplits of them per task, so
+  // that their space does not grow with the context.
+  static constexpr std::size_t kRoundSplits = 64;
+  std::size_t slot_floats() const { return kTaskRows * (cache.head_dim + 2); }
   static std::size_t few_tasks(int threads) { return 4 * static_cast<std::size_t>(threads); }
 
-  void run_split_tasks(Context& context, std::size_t tasks, std::size_t splits) const {
-    float* partials = context.scratch.partials->floats();
-    const std::size_t slot = kTaskRows * partial_row();
-    context.pool.parallel_for(tasks * splits, [&](std::size_t index) {
-      const Task task = task_at(context, index / splits);
-      const std::size_t split = index % splits;
-      if (split >= num_splits(task)) return;
-      float* values = partials + index * slot;
-      float* sums = values + kTaskRows * head_dim;
-      States part;
-      part.reset(task.num_pairs, head_dim, values);
-      attend_split(context, task, split, part);
-      for (std::size_t pair = 0; pair < task.num_pairs; ++pair) {
-        sums[2 * pair] = part.rows[pair].maximum;
-        sums[2 * pair + 1] = part.rows[pair].sum;
-      }
-    });
-    for (std::size_t index = 0; index < tasks; ++index) {
-      const Task task = task_at(context, index);
-      float total_values[kTaskRows * kMaxHeadDim];
-      States total;
-      total.reset(task.num_pairs, head_dim, total_values);
-      for (std::size_t split = 0; split < num_splits(task); ++split) {
-        float* values = partials + (index * splits + split) * slot;
-        const float* sums = values + kTaskRows * head_dim;
-        for (std::size_t pair = 0; pair < task.num_pairs; ++pair) {
-          const AttentionState part{sums[2 * pair], sums[2 * pair + 1], values + pair * head_dim};
-          context.kernels.merge_states(part, head_dim, total.rows[pair]);
-        }
-      }
-      write(context, task, total);
+  void collect(Requirements& needs) const override {
+    std::size_t& reach = needs.reach[cache.group];
+    reach = std::max(reach, settings.window ? settings.window : needs.limits.context);
+    needs.sees_prefix = needs.sees_prefix || settings.sees_prefix;
+    const std::size_t splits = (needs.limits.context + kSplitTokens - 1) / kSplitTokens;
+    const std::size_t slots = std::min(splits, kRoundSplits) + 1;
+    needs.need_working(few_tasks(needs.threads) * slots * slot_floats() * sizeof(float));
+  }
+
+  void save(const States& states, std::size_t count, float* slot) const {
+    float* sums = slot + kTaskRows * cache.head_dim;
+    for (std::size_t pair = 0; pair < count; ++pair) {
+      sums[2 * pair] = states.rows[pair].maximum;
+      sums[2 * pair + 1] = states.rows[pair].sum;
     }
+  }
+  void restore(States& states, std::size_t count, float* slot) const {
+    const float* sums = slot + kTaskRows * cache.head_dim;
+    for (std::size_t pair = 0; pair < count; ++pair) {
+      states.rows[pair] = {sums[2 * pair], sums[2 * pair + 1], slot + pair * cache.head_dim};
+    }
+  }
+
+  void run_split_tasks(Context& context, std::size_t tasks, std::size_t splits) const {
+    float* totals = context.scratch.working->floats();
+    float* partials = totals + tasks * slot_floats();
+    for (std::size_t round = 0; round < splits; round += kRoundSplits) {
+      const std::size_t count = std::min(kRoundSplits, splits - round);
+      context.pool.parallel_for(tasks * count, [&](std::size_t index) {
+        const Task task = task_at(context, index / count);
+        const RowRange own = splits_of(task);
+        const std::size_t split = own.begin + round + index % count;
+        if (split >= own.end) return;
+        float* slot = partials + index * slot_floats();
+        States part;
+        part.reset(task.num_pairs, cache.head_dim, slot);
+        attend_split(context, task, pairs_of(context, task), split, part);
+        save(part, task.num_pairs, slot);
+      });
+      for (std::size_t index = 0; index < tasks; ++index) {
+        const Task task = task_at(context, index);
+        float* total_slot = totals + index * slot_floats();
+        merge_round(context, task, round, count, partials + index * count * slot_floats(),
+                    total_slot);
+      }
+    }
+  }
+
+  void merge_round(Context& context, const Task& task, std::size_t round, std::size_t count,
+                   float* slots, float* total_slot) const {
+    const RowRange own = splits_of(task);
+    const std::size_t splits = own.end - own.begin;
+    if (round >= splits) return;
+    States total, part;
+    if (round == 0) {
+      total.reset(task.num_pairs, cache.head_dim, total_slot);
+    } else {
+      restore(total, task.num_pairs, total_slot);
+    }
+    for (std::size_t i = 0; i < std::min(count, splits - round); ++i) {
+      restore(part, task.num_pairs, slots + i * slot_floats());
+      for (std::size_t pair = 0; pair < task.num_pairs; ++pair) {
+        context.kernels.merge_states(part.rows[pair], cache.head_dim, total.rows[pair]);
+      }
+    }
+    if (round + count >= splits) return write(context, task, total);
+    save(total, task.num_pairs, total_slot);
   }
 
   void run(Context& context) const override {
-    std::size_t tasks = 0, most_keys = 0;
+    std::size_t tasks = 0, splits = 0;
     for (const Sequence& sequence : context.step.sequences) {
-      tasks += tasks_per_head(sequence) * kv_heads;
-      most_keys = std::max(most_keys, sequence.start + sequence.num_tokens);
+      tasks += tasks_per_head(sequence) * cache.kv_heads;
+      const RowRange own = splits_between(sequence, sequence.start,
+                                          sequence.start + sequence.num_tokens - 1);
+      splits = std::max(splits, own.end - own.begin);
     }
-    const std::size_t splits = (most_keys + kSplitTokens - 1) / kSplitTokens;
     if (splits > 1 && tasks <= few_tasks(context.pool.threads())) {
       run_split_tasks(context, tasks, splits);
     } else {
@@ -203,42 +286,41 @@ struct Attention final : Op {
 
 }  // namespace
 
-std::unique_ptr<Op> make_write_kv(const Program& program, int input, std::size_t layer,
-                                  std::size_t key_column, std::size_t value_column,
-                                  std::size_t kv_heads, std::size_t head_dim) {
-  const std::size_t columns = program.buffer(input).columns, width = kv_heads * head_dim;
+std::unique_ptr<Op> make_write_kv(const Program& program, int input, const CacheLayer& cache,
+                                  std::size_t key_column, std::size_t value_column) {
+  const std::size_t columns = program.buffer(input).columns;
+  const std::size_t width = cache.kv_heads * cache.head_dim;
   require(key_column + width <= columns && value_column + width <= columns,
           "write_kv: keys and values must lie within the buffer.");
-  require(program.cache().has_layer(layer, kv_heads, head_dim),
-          "write_kv: no cache layer of these heads has this number.");
+  require(program.cache().has_layer(cache.layer, cache.group, cache.kv_heads, cache.head_dim),
+          "write_kv: no cache layer of this group and these heads has this number.");
   auto op = std::make_unique<WriteKV>();
   op->input = input;
-  op->layer = layer;
+  op->cache = cache;
   op->key_column = key_column;
   op->value_column = value_column;
-  op->kv_heads = kv_heads;
-  op->head_dim = head_dim;
   return op;
 }
 
 std::unique_ptr<Op> make_attention(const Program& program, int input, int output,
-                                   std::size_t layer, std::size_t heads, std::size_t kv_heads,
-                                   std::size_t head_dim, float scale) {
-  require(kv_heads > 0 && heads % kv_heads == 0, "attention: kv_heads must divide heads.");
-  require(head_dim <= kMaxHeadDim, "attention: head_dim is at most 512.");
-  require(program.cache().has_layer(layer, kv_heads, head_dim),
-          "attention: no cache layer of these heads has this number.");
-  require(program.buffer(input).columns >= heads * head_dim &&
-              program.buffer(output).columns == heads * head_dim,
+                                   const CacheLayer& cache, AttentionSettings settings) {
+  require(cache.kv_heads > 0 && settings.heads > 0 && settings.heads % cache.kv_heads == 0,
+          "attention: kv_heads must divide heads.");
+  require(cache.head_dim <= kMaxHeadDim, "attention: head_dim is at most 512.");
+  require(program.cache().has_layer(cache.layer, cache.group, cache.kv_heads, cache.head_dim),
+          "attention: no cache layer of this group and these heads has this number.");
+  require(program.buffer(input).columns >= settings.heads * cache.head_dim &&
+              program.buffer(output).columns == settings.heads * cache.head_dim,
           "attention: queries and output are heads · head_dim wide.");
+  require(settings.window == 0 || !settings.sees_prefix,
+          "attention: a window and a prefix mask do not go together.");
+  require(settings.slopes.empty() || settings.slopes.size() == settings.heads,
+          "attention: slopes must have one entry per head.");
   auto op = std::make_unique<Attention>();
   op->input = input;
   op->output = output;
-  op->layer = layer;
-  op->heads = heads;
-  op->kv_heads = kv_heads;
-  op->head_dim = head_dim;
-  op->scale = scale;
+  op->cache = cache;
+  op->settings = std::move(settings);
   return op;
 }
 

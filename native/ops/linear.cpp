@@ -14,10 +14,12 @@ struct LinearOp final : Op {
   std::shared_ptr<const Linear> weights;
   std::vector<float> bias;
   std::size_t column;
-  bool accumulates;
+  bool accumulates, has_token_rows;
 
-  std::size_t quantized_inputs() const override {
-    return weights->is_quantized() ? weights->inputs() : 0;
+  void collect(Requirements& needs) const override {
+    const Limits& limits = needs.limits;
+    const std::size_t rows = has_token_rows ? limits.step_tokens : limits.logit_rows;
+    if (weights->is_quantized()) needs.need_quantized(rows, weights->inputs());
   }
 
   void run(Context& context) const override {
@@ -33,24 +35,37 @@ struct LinearOp final : Op {
     }
     const LinearOutput to{out.row(0) + column, out.columns, bias.empty() ? nullptr : bias.data(),
                           accumulates};
-    const std::size_t tiles = weights->tiles();
-    const std::size_t chunk = std::max<std::size_t>(1, kChunkBytes / weights->tile_bytes());
-    const std::size_t tile_chunks = (tiles + chunk - 1) / chunk;
-    const std::size_t row_chunks = (rows + kChunkRows - 1) / kChunkRows;
-    context.pool.parallel_for(tile_chunks * row_chunks, [&](std::size_t index) {
-      const std::size_t tile = index / row_chunks * chunk, row = index % row_chunks * kChunkRows;
-      const RowRange some_tiles{tile, std::min(tiles, tile + chunk)};
-      const RowRange some_rows{row, std::min(rows, row + kChunkRows)};
-      if (weights->is_quantized()) {
-        context.kernels.linear_quantized(*weights, some_tiles, quantized, some_rows, to);
-      } else {
-        context.kernels.linear_float(*weights, some_tiles, in.row(0), in.columns, some_rows, to);
-      }
-    });
+    const LinearWork work(*weights, in.row(0), in.columns, quantized, {0, rows}, to);
+    context.pool.parallel_for(work.chunks(),
+                              [&](std::size_t chunk) { work.run(context.kernels, chunk); });
   }
 };
 
 }  // namespace
+
+LinearWork::LinearWork(const Linear& weights, const float* in, std::size_t in_stride,
+                       const QuantizedRows& quantized, RowRange rows, const LinearOutput& out)
+    : weights_(weights),
+      in_(in),
+      in_stride_(in_stride),
+      quantized_(quantized),
+      rows_(rows),
+      out_(out),
+      chunk_tiles_(std::max<std::size_t>(1, kChunkBytes / weights.tile_bytes())),
+      tile_chunks_((weights.tiles() + chunk_tiles_ - 1) / chunk_tiles_),
+      row_chunks_((rows.end - rows.begin + kChunkRows - 1) / kChunkRows) {}
+
+void LinearWork::run(const Kernels& kernels, std::size_t chunk) const {
+  const std::size_t tile = chunk / row_chunks_ * chunk_tiles_;
+  const std::size_t row = rows_.begin + chunk % row_chunks_ * kChunkRows;
+  const RowRange tiles{tile, std::min(weights_.tiles(), tile + chunk_tiles_)};
+  const RowRange rows{row, std::min(rows_.end, row + kChunkRows)};
+  if (weights_.is_quantized()) {
+    kernels.linear_quantized(weights_, tiles, quantized_, rows, out_);
+  } else {
+    kernels.linear_float(weights_, tiles, in_, in_stride_, rows, out_);
+  }
+}
 
 std::unique_ptr<Op> make_linear(const Program& program, int input, int output,
                                 std::shared_ptr<const Linear> weights, std::vector<float> bias,
@@ -67,6 +82,7 @@ std::unique_ptr<Op> make_linear(const Program& program, int input, int output,
   op->bias = std::move(bias);
   op->column = column;
   op->accumulates = accumulates;
+  op->has_token_rows = in.rows == Rows::tokens;
   return op;
 }
 

@@ -1,4 +1,5 @@
-// Operations that work row by row: embed, inject, norms, gate, gather, rotary.
+// Operations that move or scale rows: embed, inject, norms, copies and sums, gather, pool.
+#include <cmath>
 #include <cstring>
 
 #include "ops.hpp"
@@ -9,10 +10,13 @@ namespace {
 struct Embed final : Op {
   std::shared_ptr<const Linear> table;
   int output;
+  float scale;
   void run(Context& context) const override {
     const Buffer& out = context.buffers[output];
     context.for_rows(context.step.tokens.size(), 4 * out.columns, [&](std::size_t row) {
-      table->unpack_row(static_cast<std::size_t>(context.step.tokens[row]), out.row(row));
+      float* to = out.row(row);
+      table->unpack_row(static_cast<std::size_t>(context.step.tokens[row]), to);
+      if (scale != 1.0f) context.kernels.scale(to, scale, out.columns, to);
     });
   }
 };
@@ -47,13 +51,57 @@ struct Norm final : Op {
   }
 };
 
-struct SiluGate final : Op {
+struct HeadNorm final : Op {
+  int buffer;
+  std::size_t column, heads, head_dim;
+  bool is_layer_norm;
+  std::vector<float> weight, bias;
+  float epsilon;
+  void run(Context& context) const override {
+    const Buffer& in = context.buffers[buffer];
+    context.for_rows(context.num_rows(in.rows), heads * head_dim, [&](std::size_t row) {
+      float* head = in.row(row) + column;
+      for (std::size_t h = 0; h < heads; ++h, head += head_dim) {
+        if (is_layer_norm) {
+          context.kernels.layer_norm(head, weight.data(), bias.empty() ? nullptr : bias.data(),
+                                     epsilon, head_dim, head);
+        } else {
+          context.kernels.rms_norm(head, weight.data(), epsilon, head_dim, head);
+        }
+      }
+    });
+  }
+};
+
+struct Copy final : Op {
   int input, output;
+  std::size_t column;
   void run(Context& context) const override {
     const Buffer &in = context.buffers[input], &out = context.buffers[output];
-    context.for_rows(context.num_rows(in.rows), 4 * out.columns, [&](std::size_t row) {
-      const float* gate = in.row(row);
-      context.kernels.silu_gate(gate, gate + out.columns, out.columns, out.row(row));
+    context.for_rows(context.num_rows(in.rows), out.columns, [&](std::size_t row) {
+      std::memcpy(out.row(row), in.row(row) + column, out.columns * sizeof(float));
+    });
+  }
+};
+
+struct Scale final : Op {
+  int input, output;
+  float factor;
+  void run(Context& context) const override {
+    const Buffer &in = context.buffers[input], &out = context.buffers[output];
+    context.for_rows(context.num_rows(in.rows), in.columns, [&](std::size_t row) {
+      context.kernels.scale(in.row(row), factor, in.columns, out.row(row));
+    });
+  }
+};
+
+struct Add final : Op {
+  int input, output;
+  float factor;
+  void run(Context& context) const override {
+    const Buffer &in = context.buffers[input], &out = context.buffers[output];
+    context.for_rows(context.num_rows(in.rows), in.columns, [&](std::size_t row) {
+      context.kernels.add_scaled(in.row(row), factor, in.columns, out.row(row));
     });
   }
 };
@@ -69,19 +117,34 @@ struct Gather final : Op {
   }
 };
 
-struct Rotary final : Op {
-  int buffer;
-  std::size_t column, heads, head_dim, half;
-  std::shared_ptr<const std::vector<float>> cosine, sine;
+struct Pooling final : Op {
+  int input, output;
+  PoolKind kind;
+  bool is_normalised;
   void run(Context& context) const override {
-    const Buffer& in = context.buffers[buffer];
-    context.for_rows(context.step.tokens.size(), heads * head_dim, [&](std::size_t row) {
-      const std::size_t angle = context.scratch.positions[row] * half;
-      float* head = in.row(row) + column;
-      for (std::size_t h = 0; h < heads; ++h, head += head_dim) {
-        context.kernels.rotate_half(head, cosine->data() + angle, sine->data() + angle, half);
-      }
+    const Buffer &in = context.buffers[input], &out = context.buffers[output];
+    const auto wanted = context.step.logit_rows;
+    context.for_rows(wanted.size(), 64 * in.columns, [&](std::size_t index) {
+      const Sequence& sequence = context.sequence_of(static_cast<std::size_t>(wanted[index]));
+      float* to = out.row(index);
+      pool(context.kernels, in, sequence, to);
+      if (!is_normalised) return;
+      double square = 0;
+      for (std::size_t c = 0; c < in.columns; ++c) square += static_cast<double>(to[c]) * to[c];
+      const double length = std::max(std::sqrt(square), 1e-12);
+      context.kernels.scale(to, static_cast<float>(1 / length), in.columns, to);
     });
+  }
+
+  void pool(const Kernels& kernels, const Buffer& in, const Sequence& sequence, float* to) const {
+    const std::size_t first = sequence.first_token, count = sequence.num_tokens;
+    const std::size_t row = kind == PoolKind::last ? first + count - 1 : first;
+    std::memcpy(to, in.row(row), in.columns * sizeof(float));
+    if (kind != PoolKind::mean) return;
+    for (std::size_t t = 1; t < count; ++t) {
+      kernels.add_scaled(in.row(first + t), 1.0f, in.columns, to);
+    }
+    kernels.scale(to, 1.0f / static_cast<float>(count), in.columns, to);
   }
 };
 
@@ -104,13 +167,14 @@ std::unique_ptr<Op> make_norm(const Program& program, int input, int output, boo
 }  // namespace
 
 std::unique_ptr<Op> make_embed(const Program& program, std::shared_ptr<const Linear> table,
-                               int output) {
+                               int output, float scale) {
   require(program.buffer(output).columns == table->inputs() &&
               table->outputs() >= program.limits().vocabulary,
           "embed: the table must be (vocabulary, width of the output).");
   auto op = std::make_unique<Embed>();
   op->table = std::move(table);
   op->output = output;
+  op->scale = scale;
   return op;
 }
 
@@ -132,13 +196,56 @@ std::unique_ptr<Op> make_layer_norm(const Program& program, int input, int outpu
   return make_norm(program, input, output, true, std::move(weight), std::move(bias), epsilon);
 }
 
-std::unique_ptr<Op> make_silu_gate(const Program& program, int input, int output) {
+std::unique_ptr<Op> make_head_norm(const Program& program, int buffer, std::size_t column,
+                                   std::size_t heads, std::size_t head_dim, bool is_layer_norm,
+                                   std::vector<float> weight, std::vector<float> bias,
+                                   float epsilon) {
+  require(column + heads * head_dim <= program.buffer(buffer).columns,
+          "head_norm: the heads must lie within the buffer.");
+  require(weight.size() == head_dim && (bias.empty() || bias.size() == head_dim),
+          "head_norm: weight and bias must have head_dim entries.");
+  auto op = std::make_unique<HeadNorm>();
+  op->buffer = buffer;
+  op->column = column;
+  op->heads = heads;
+  op->head_dim = head_dim;
+  op->is_layer_norm = is_layer_norm;
+  op->weight = std::move(weight);
+  op->bias = std::move(bias);
+  op->epsilon = epsilon;
+  return op;
+}
+
+std::unique_ptr<Op> make_copy(const Program& program, int input, int output, std::size_t column) {
   const Buffer &in = program.buffer(input), &out = program.buffer(output);
-  require(in.columns == 2 * out.columns && in.rows == out.rows,
-          "gate: input must be twice as wide as output.");
-  auto op = std::make_unique<SiluGate>();
+  require(input != output && in.rows == out.rows && column + out.columns <= in.columns,
+          "copy: the columns must lie within another buffer of as many rows.");
+  auto op = std::make_unique<Copy>();
   op->input = input;
   op->output = output;
+  op->column = column;
+  return op;
+}
+
+std::unique_ptr<Op> make_scale(const Program& program, int input, int output, float factor) {
+  const Buffer &in = program.buffer(input), &out = program.buffer(output);
+  require(in.columns == out.columns && in.rows == out.rows,
+          "scale: input and output must have the same shape.");
+  auto op = std::make_unique<Scale>();
+  op->input = input;
+  op->output = output;
+  op->factor = factor;
+  return op;
+}
+
+std::unique_ptr<Op> make_add(const Program& program, int input, int output, float factor) {
+  const Buffer &in = program.buffer(input), &out = program.buffer(output);
+  require(in.columns == out.columns && in.rows == out.rows,
+          "add: input and output must have the same shape.");
+  auto op = std::make_unique<Add>();
+  op->input = input;
+  op->output = output;
+  op->factor = factor;
   return op;
 }
 
@@ -152,25 +259,16 @@ std::unique_ptr<Op> make_gather(const Program& program, int input, int output) {
   return op;
 }
 
-std::unique_ptr<Op> make_rotary(const Program& program, int buffer, std::size_t column,
-                                std::size_t heads, std::size_t head_dim,
-                                std::shared_ptr<const std::vector<float>> cosine,
-                                std::shared_ptr<const std::vector<float>> sine, std::size_t dims) {
-  const Buffer& in = program.buffer(buffer);
-  require(in.rows == Rows::tokens && column + heads * head_dim <= in.columns,
-          "rotary: the heads must lie within the buffer.");
-  require(dims % 2 == 0 && dims <= head_dim, "rotary: dims must be even and at most head_dim.");
-  const std::size_t entries = program.limits().context * dims / 2;
-  require(cosine->size() >= entries && sine->size() >= entries,
-          "rotary: cosine and sine must be (context, dims / 2).");
-  auto op = std::make_unique<Rotary>();
-  op->buffer = buffer;
-  op->column = column;
-  op->heads = heads;
-  op->head_dim = head_dim;
-  op->half = dims / 2;
-  op->cosine = std::move(cosine);
-  op->sine = std::move(sine);
+std::unique_ptr<Op> make_pool(const Program& program, int input, int output, PoolKind kind,
+                              bool is_normalised) {
+  const Buffer &in = program.buffer(input), &out = program.buffer(output);
+  require(in.rows == Rows::tokens && out.rows == Rows::logits && in.columns == out.columns,
+          "pool: token rows to logit rows of the same width.");
+  auto op = std::make_unique<Pooling>();
+  op->input = input;
+  op->output = output;
+  op->kind = kind;
+  op->is_normalised = is_normalised;
   return op;
 }
 

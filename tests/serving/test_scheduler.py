@@ -1,10 +1,14 @@
 """The scheduler alone: one budget, order of arrival, preemption of the youngest, no livelock."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yearling.serving.cache import BlockTable, FullGroup
+from yearling.serving.block_pool import KeyChain
+from yearling.serving.cache import Cache, SequenceTables
+from yearling.serving.cache_groups import BlockTable, CacheGroup, FullGroup, StateGroup, WindowGroup
 from yearling.serving.scheduler import Chunk, Scheduler, StepLimits
 from yearling.serving.sequence import TokenSequence
 
@@ -14,14 +18,21 @@ def new_scheduler(
     max_step_tokens: int = 32,
     max_logit_rows: int = 32,
     max_sequences: int = 8,
+    groups: Sequence[CacheGroup] | None = None,
+    *,
+    needs_whole_prompt: bool = False,
 ) -> Scheduler:
-    limits = StepLimits(max_step_tokens, max_logit_rows, max_sequences)
-    return Scheduler(FullGroup(num_blocks, 16), limits)
+    limits = StepLimits(max_step_tokens, max_logit_rows, max_sequences, needs_whole_prompt)
+    return Scheduler(Cache(groups or [FullGroup(num_blocks, 16)], 16), limits)
 
 
-def new_sequence(num_prompt: int, name: str = "s", *, is_scoring: bool = False) -> TokenSequence:
+def new_sequence(
+    num_prompt: int, name: str = "s", *, is_scoring: bool = False, num_groups: int = 1
+) -> TokenSequence:
     tokens = [sum(name.encode()) + index for index in range(num_prompt)]
-    return TokenSequence(name, tokens, num_prompt, BlockTable(name.encode()), is_scoring)
+    chain = KeyChain(name.encode(), 16)
+    tables = SequenceTables(chain, tuple(BlockTable() for _ in range(num_groups)))
+    return TokenSequence(name, tokens, num_prompt, tables, is_scoring)
 
 
 def run(scheduler: Scheduler, chunks: list[Chunk]) -> None:
@@ -133,7 +144,7 @@ def test_youngest_is_preempted_and_comes_back_first() -> None:
     step(scheduler)
     assert step(scheduler) == [("old", 1, True)]
     assert [s.request_id for s in scheduler.waiting] == ["young", "later"]
-    assert (young.table.blocks, young.num_computed, scheduler.num_preemptions) == ([], 0, 1)
+    assert (young.tables.num_blocks, young.num_computed, scheduler.num_preemptions) == (0, 0, 1)
     scheduler.remove(old)
     assert step(scheduler)[0][0] == "young"
     assert young.num_computed == len(young.tokens) - 1

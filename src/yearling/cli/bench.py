@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -20,6 +21,11 @@ app = typer.Typer(help="Measure Yearling against other engines.", no_args_is_hel
 
 _Json = Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")]
 _Model = Annotated[str, typer.Option(help="Store name or GGUF file.")]
+
+
+class _Language(StrEnum):
+    english = "english"
+    chinese = "chinese"
 
 
 @app.command()
@@ -49,14 +55,15 @@ def serving(
 
 @app.command()
 def correctness(
-    tokens: Annotated[int, typer.Option(min=64, help="Tokens of English text scored.")] = 2000,
+    tokens: Annotated[int, typer.Option(min=64, help="Tokens of text scored.")] = 2000,
     model: _Model = "smollm2",
+    language: Annotated[_Language, typer.Option(help="Of the text.")] = _Language.english,
     json_file: _Json = None,
 ) -> None:
     """Perplexity and greedy tokens against transformers in fp32, and answers in company."""
     correctness = _benchmark("benchmarks.serving.correctness")
     with _progress() as progress:
-        report = correctness.run(model, tokens, progress)
+        report = correctness.run(model, tokens, progress, language.value)
     _publish(report.as_text(), report.as_json(), json_file)
     if not report.has_passed:
         raise typer.Exit(1)

@@ -1,5 +1,6 @@
 """`yearling chat`: talk to a model in this process, on a terminal or in a pipe."""
 
+import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -85,7 +86,7 @@ def _open(model: str, overrides: list[str], given: dict[str, Any]) -> "tuple[LLM
         sampling: SamplingParams = SamplingParams()
         engine: ModelOptions = ModelOptions()
 
-    options = [f"{key}={value}" for key, value in given.items() if value is not None]
+    options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     settings = load_config(ChatSettings, None, ["sampling.temperature=0.6", *overrides, *options])
     with download_bar(model) as progress:
         path = ensure(model, progress)

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from yearling.cli import bench, chat, doctor, models, serve
+from yearling.cli import bench, chat, convert, doctor, models, serve, show
 from yearling.core.errors import YearlingError
 
 __all__ = ["app", "main"]
@@ -35,8 +35,9 @@ app.command("chat")(chat.chat)
 app.command("serve")(serve.serve)
 app.command("pull")(models.pull)
 app.command("list")(models.list_)
-app.command("show")(models.show)
+app.command("show")(show.show)
 app.command("rm")(models.remove)
+app.command("convert")(convert.convert)
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 

@@ -1,16 +1,15 @@
-"""`yearling pull | list | show | rm`: the model store."""
+"""`yearling pull | list | rm`: the model store."""
 
 import sys
 from typing import Annotated
 
 import typer
 
-__all__ = ["list_", "pull", "remove", "show"]
+from yearling.cli.sizes import size_text
+
+__all__ = ["list_", "pull", "remove"]
 
 _Name = Annotated[str, typer.Argument(help="Store name, for example smollm2, or hf:ORG/NAME.")]
-_AnyName = Annotated[
-    str, typer.Argument(help="Store name, path of a GGUF file, or of a checkpoint folder.")
-]
 
 
 def pull(
@@ -45,32 +44,9 @@ def list_() -> None:
     typer.echo(f"{'NAME':{width}}  {'SIZE':>9}  {'KIND':6}  {'PULLED':10}  LICENCE")
     for model in models:
         typer.echo(
-            f"{model.name:{width}}  {_size(model.size_bytes):>9}  {model.kind:6}  "
+            f"{model.name:{width}}  {size_text(model.size_bytes):>9}  {model.kind:6}  "
             f"{model.pulled[:10]}  {model.licence}"
         )
-
-
-def show(name: _AnyName) -> None:
-    """Show what a model is."""
-    from yearling.models import store
-
-    model = store.describe(name)
-    spec = model.spec
-    rows = {
-        "name": model.name,
-        "path": model.path,
-        "size": _size(model.size_bytes),
-        "sha256": model.sha256,
-        "licence": model.licence,
-        "source": model.source,
-        "family": spec.family,
-        "layers": len(spec.layers),
-        "width": spec.width,
-        "vocabulary": spec.vocabulary,
-        "context": f"{spec.context} tokens",
-    }
-    for label, value in rows.items():
-        typer.echo(f"{label:11} {value}")
 
 
 def remove(
@@ -84,14 +60,3 @@ def remove(
         typer.confirm(f"Delete {name} from the store?", abort=True, err=True)
     store.remove(name)
     typer.echo(f"removed {name}")
-
-
-def _size(num_bytes: int) -> str:
-    """Bytes for people.
-
-    >>> _size(98_362_432)
-    '98.4 MB'
-    """
-    if num_bytes < 1e9:
-        return f"{num_bytes / 1e6:.1f} MB"
-    return f"{num_bytes / 1e9:.1f} GB"

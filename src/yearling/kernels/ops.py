@@ -170,12 +170,13 @@ class Stretch:
 
     `dynamic_ntk`: beyond the trained length the base is multiplied by
     (factor · n / trained - (factor - 1)) to the power of dims / (dims - 2).
-    `stepped_ntk`: it is multiplied by max(2^ceil(log2(n / trained) + 1) - 1, 1) to that power.
+    `stepped_ntk`: it is multiplied by max(2^ceil(log2(factor · max(n / trained, 1)) + 1) - 1, 1)
+    to that power.
 
     Attributes:
         base: Base at and below the trained length.
         trained: Trained length in tokens.
-        factor: Of `dynamic_ntk`.
+        factor: Stretch; of `stepped_ntk`, at the trained length already.
         has_length_factor: Cosine and sine are multiplied by 0.1 · ln(n / trained) + 1 beyond the
             trained length.
     """

@@ -78,34 +78,58 @@ def buffer_shapes(program: Sequence[ops.Op]) -> dict[str, BufferShape]:
     Raises:
         ValueError: an operation reads a buffer that nothing wrote before.
     """
-    columns: dict[str, int] = {}
-    has_token_rows: dict[str, bool] = {}
-
-    def written(name: str, width: int, *, tokens: bool) -> None:
-        columns[name] = max(columns.get(name, 0), width)
-        has_token_rows.setdefault(name, tokens)
-
+    shapes: dict[str, BufferShape] = {}
     for op in program:
-        source = getattr(op, "input", None) or getattr(op, "buffer", None)
-        if source is not None and source not in columns:
-            raise ValueError(f"{op!r} reads buffer {source!r}, which nothing has written.")
-        match op:
-            case ops.Embed():
-                written(op.output, op.table.inputs, tokens=True)
-            case ops.RMSNorm() | ops.LayerNorm():
-                written(op.output, columns[op.input], tokens=has_token_rows[op.input])
-            case ops.Linear():
-                width = op.column + op.weights.outputs
-                written(op.output, width, tokens=has_token_rows[op.input])
-            case ops.Attention():
-                written(op.output, op.heads * op.head_dim, tokens=True)
-            case ops.SiluGate():
-                written(op.output, columns[op.input] // 2, tokens=has_token_rows[op.input])
-            case ops.Gather():
-                written(op.output, columns[op.input], tokens=False)
-            case ops.Inject() | ops.Rotary() | ops.WriteKV():
-                pass
-    return {name: BufferShape(columns[name], has_token_rows[name]) for name in columns}
+        for name in _read_buffers(op):
+            if name not in shapes:
+                raise ValueError(f"{op!r} reads buffer {name!r}, which nothing has written.")
+        written = _written_shape(op, shapes)
+        if written is not None:
+            name = op.output  # type: ignore[union-attr]
+            before = shapes.get(name, written)
+            columns = max(before.columns, written.columns)
+            shapes[name] = BufferShape(columns, before.has_token_rows)
+    return shapes
+
+
+_READ_FIELDS = ("input", "buffer", "angles", "router", "time_step", "parameters", "gate")
+
+
+def _read_buffers(op: ops.Op) -> list[str]:
+    names = [getattr(op, field) for field in _READ_FIELDS if hasattr(op, field)]
+    adds = isinstance(op, ops.Add | ops.Experts | ops.Inject)
+    if adds or (isinstance(op, ops.AddPositions) and op.accumulates):
+        names.append(op.output)
+    return names
+
+
+def _written_shape(op: ops.Op, shapes: Mapping[str, BufferShape]) -> BufferShape | None:
+    """Shape of what an operation writes to its `output`; None when it only changes columns."""
+    match op:
+        case ops.Embed():
+            return BufferShape(op.table.inputs, has_token_rows=True)
+        case ops.AddPositions():
+            return BufferShape(op.table.shape[1], has_token_rows=True)
+        case ops.Angles():
+            return BufferShape(2 * len(op.frequencies), has_token_rows=True)
+        case ops.Attention():
+            return BufferShape(op.heads * op.head_dim, has_token_rows=True)
+        case ops.Convolution():
+            return BufferShape(len(op.weight), has_token_rows=True)
+        case ops.SelectiveScan():
+            return BufferShape(len(op.matrix), has_token_rows=True)
+        case ops.RMSNorm() | ops.LayerNorm() | ops.Scale() | ops.Add() | ops.Experts():
+            return shapes[op.input]
+        case ops.Linear():
+            return BufferShape(op.column + op.weights.outputs, shapes[op.input].has_token_rows)
+        case ops.Gate():
+            return BufferShape(shapes[op.input].columns // 2, shapes[op.input].has_token_rows)
+        case ops.Copy():
+            return BufferShape(op.width, shapes[op.input].has_token_rows)
+        case ops.Gather() | ops.Pool():
+            return BufferShape(shapes[op.input].columns, has_token_rows=False)
+        case _:
+            return None
 
 
 class NativeProgram:

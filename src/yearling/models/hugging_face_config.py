@@ -65,3 +65,33 @@ def activation_to_config(activation: Activation) -> str:
     'gelu_new'
     """
     return next(name for name, kind in _ACTIVATIONS.items() if kind == activation)
+
+
+def banded_windows(config: Fields, num_layers: int) -> tuple[int | None, ...]:
+    """Read the window of each layer: `local` ones see `window_size` tokens, others all.
+
+    Layers are named one by one in `attention_layers`, or by repetition in `attention_types`:
+    `[[["global", "local"], 12]]`.
+
+    Raises:
+        ModelFormatError: the list has another length or unknown names.
+
+    >>> settings = {"attention_layers": ["global", "local"], "window_size": 256}
+    >>> banded_windows(Fields(settings, "config.json"), 2)
+    (None, 256)
+    """
+    layers = config.values.get("attention_layers")
+    if layers is None:
+        types = config.values.get("attention_types") or []
+        try:
+            layers = [name for names, times in types for _ in range(times) for name in names]
+        except (TypeError, ValueError):
+            raise config.error("attention_types", "must be pairs of names and times") from None
+    if not layers:
+        return (None,) * num_layers
+    if not isinstance(layers, list) or len(layers) != num_layers:
+        raise config.error("attention_layers", f"must name {num_layers} layers")
+    if set(layers) - {"global", "local"}:
+        raise config.error("attention_layers", "may hold global and local only")
+    window = config.integer("window_size", 256, minimum=1)
+    return tuple(window if name == "local" else None for name in layers)

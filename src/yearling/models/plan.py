@@ -11,6 +11,7 @@ from math import ceil, prod
 from types import MappingProxyType
 from typing import Literal
 
+from yearling.core.errors import ConfigError
 from yearling.models.checkpoint.formats import BLOCK_FORMATS
 from yearling.models.spec import (
     MLP,
@@ -56,7 +57,7 @@ _WEIGHT_TYPES: tuple[WeightType, ...] = ("float32", "float16", "int8", "int4")
 _GGUF_FORMATS = ("F32", "F16", "Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q4_1", "Q4_0")
 _SHORT_ROWS = {"Q6_K": "Q8_0", "Q5_K": "Q5_1", "Q4_K": "Q5_0"}
 
-_TABLES: frozenset[Role] = frozenset(
+_EXACT_ROLES: frozenset[Role] = frozenset(
     {
         "position_embedding",
         "block_position_embedding",
@@ -64,9 +65,10 @@ _TABLES: frozenset[Role] = frozenset(
         "query_positions",
         "convolution",
         "state_matrix",
+        "router",
     }
 )
-"""Matrices that nothing is multiplied by: they stay float32 whatever the precision."""
+"""Tables that are added, and choices that rounding would change: float32 in every precision."""
 
 _EMBEDDINGS: frozenset[Role] = frozenset(
     {
@@ -226,8 +228,15 @@ def plan_memory(
         available_bytes: Free memory.
         context: Tokens per sequence; None takes the model's own.
         sequences: Sequences side by side.
+    Raises:
+        ConfigError: `context` is more than the model was made for.
     """
     context = spec.context if context is None else context
+    if context > spec.context:
+        raise ConfigError(
+            f"context={context} is more than the {spec.context} tokens that the model was made "
+            "for: leave it out or take less."
+        )
     groups, buffers = cache_groups(spec), _buffer_bytes(spec)
     fits = []
     for weight_type in _WEIGHT_TYPES:
@@ -261,7 +270,7 @@ def _is_idle(weight: Weight, mlp: MLP | None) -> bool:
 
 
 def _is_matrix(weight: Weight) -> bool:
-    return len(weight.shape) == 2 and weight.role not in _TABLES
+    return len(weight.shape) == 2 and weight.role not in _EXACT_ROLES
 
 
 def _packed_bytes(weight: Weight, weight_type: WeightType) -> int:

@@ -33,7 +33,7 @@ class Preset:
             a rounded one was.
         rounded: The rounded count as printed, for example `540.35e9`; empty beside an exact one.
         unread_parameters: How many of them are weights that a spec leaves out.
-        note: Where sources contradict each other, which one is followed.
+        note: What the sources leave open or contradict each other in, and what is taken here.
     """
 
     name: str
@@ -76,7 +76,11 @@ def find_preset(name: str) -> Preset:
     preset = _presets().get(name.lower())
     if preset is None:
         near = nearest_presets(name)
-        advice = f"did you mean {' or '.join(near)}?" if near else "see `yearling show --help`."
+        advice = (
+            f"did you mean {' or '.join(near)}?"
+            if near
+            else f"{len(_presets())} are known, such as llama-2-70b."
+        )
         raise ModelNotFoundError(f"there is no published size {name[:200]!r}: {advice}")
     return preset
 
@@ -112,5 +116,5 @@ def _read(text: str) -> Iterator[Preset]:
                 parameters=size.get("parameters"),
                 rounded=size.get("rounded", ""),
                 unread_parameters=size.get("unread", 0),
-                note=size.get("note", ""),
+                note="; ".join(part["note"] for part in (series, size) if "note" in part),
             )

@@ -259,6 +259,8 @@ class _Emitter:
     # ---- residual layouts ----------------------------------------------------------------
 
     def _layer(self, number: int, layer: LayerSpec) -> Iterator[_Emitted]:
+        if layer.stream_norm is not None:
+            yield self._norm(number, "stream_norm", layer.stream_norm, RESIDUAL, RESIDUAL)
         residual = layer.residual
         match residual:
             case Serial():

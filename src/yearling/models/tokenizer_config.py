@@ -5,9 +5,64 @@ from pathlib import Path
 from typing import Any
 
 from yearling.core.errors import ModelFormatError
-from yearling.models.vocabulary import Vocabulary
+from yearling.models.json_file import read_json_object
+from yearling.models.vocabulary import MAX_TOKENS, Vocabulary
 
-__all__ = ["framed", "named_token"]
+__all__ = ["added_tokens", "framed", "named_token"]
+
+_MAX_ADDED_TOKENS_BYTES = 1 << 24
+
+
+def added_tokens(path: Path, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Tokens that a folder adds to those of its tokenizer's own file.
+
+    They stand in `added_tokens_decoder` of `tokenizer_config.json`, before that was, in
+    `added_tokens.json`.
+
+    Args:
+        path: The tokenizer's file.
+        config: Content of `tokenizer_config.json`.
+
+    Returns:
+        Entries as `tokenizer.json` has them: `id`, `content`, `special` and flags.
+
+    Raises:
+        ModelFormatError: one of the two is malformed.
+    """
+    decoder = config.get("added_tokens_decoder")
+    if decoder is None:
+        return _older_added_tokens(path, config)
+    if not isinstance(decoder, dict) or len(decoder) > MAX_TOKENS:
+        raise ModelFormatError(f"{path.parent}: added_tokens_decoder must be an object.")
+    tokens = []
+    for key, token in decoder.items():
+        content = token.get("content") if isinstance(token, dict) else None
+        if not (key.isascii() and key.isdigit()) or type(content) is not str:
+            raise ModelFormatError(
+                f"{path.parent}: added_tokens_decoder holds {key[:80]!r}, which must be an id "
+                "with an object that has a content."
+            )
+        tokens.append({**token, "id": int(key[:10])})
+    return tokens
+
+
+def _older_added_tokens(path: Path, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Older files tell ids by spelling only; what others name by its role is special."""
+    beside, roles = (path.with_name(f"{n}.json") for n in ("added_tokens", "special_tokens_map"))
+    if not beside.exists():
+        return []
+    ids = read_json_object(beside, _MAX_ADDED_TOKENS_BYTES)
+    if roles.exists():
+        config = {**read_json_object(roles, _MAX_ADDED_TOKENS_BYTES), **config}
+    names = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
+    values = [config.get(f"{name}_token") for name in names]
+    more = config.get("additional_special_tokens")
+    values += more if isinstance(more, list) else []
+    special = {value.get("content") if isinstance(value, Mapping) else value for value in values}
+    return [
+        {"id": token_id, "content": text, "special": text in special}
+        for text, token_id in ids.items()
+    ]
 
 
 def named_token(

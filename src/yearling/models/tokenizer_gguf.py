@@ -1,7 +1,7 @@
 """Tokenizers from the metadata of a GGUF file: byte-level BPE and SentencePiece-type BPE."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from yearling.models.vocabulary import (
     library_errors,
 )
 
-__all__ = ["merges_by_score", "tokenizer_parts"]
+__all__ = ["QWEN2_PATTERN", "merges_by_score", "pre_tokenizer", "split_names", "tokenizer_parts"]
 
 _PREFIX = "tokenizer.ggml."
 _MAX_SENTENCEPIECE_CHARACTERS = 1 << 22  # in all tokens; every one is cut at every place
@@ -27,7 +27,7 @@ _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+QWEN2_PATTERN = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ _SPLITS = {
     "llama-bpe": _LLAMA3_SPLIT,
     "llama3": _LLAMA3_SPLIT,
     "llama-v3": _LLAMA3_SPLIT,
-    "qwen2": _Split(_QWEN2),
+    "qwen2": _Split(QWEN2_PATTERN),
     "smollm": _Split(is_digit_alone=True),
     "starcoder": _Split(is_digit_alone=True),
 }
@@ -90,7 +90,7 @@ def _byte_level(metadata: Mapping[str, Any]) -> TokenizerParts:
         backend = tokenizers.Tokenizer(
             models.BPE(_ids(vocabulary), merges, ignore_merges=split.is_whole_first)
         )
-        backend.pre_tokenizer = _pre_tokenizer(split)
+        backend.pre_tokenizer = pre_tokenizer(metadata.get(_PREFIX + "pre", "default"))
     return _parts(metadata, backend, vocabulary, adds_bos=split.adds_bos)
 
 
@@ -105,9 +105,16 @@ def _split(metadata: Mapping[str, Any]) -> _Split:
     return split
 
 
-def _pre_tokenizer(split: _Split) -> Any:
+def split_names() -> tuple[str, ...]:
+    """Values of `tokenizer.ggml.pre` that are written, one for each way of cutting text."""
+    return ("gpt-2", "llama-bpe", "qwen2", "smollm")
+
+
+def pre_tokenizer(name: str) -> Any:
+    """Make the library's pre-tokenizer that cuts text as a value of `tokenizer.ggml.pre` says."""
     from tokenizers import Regex, pre_tokenizers
 
+    split = _SPLITS[name]
     steps: list[Any] = []
     if split.is_digit_alone:
         steps.append(pre_tokenizers.Digits(individual_digits=True))
@@ -140,6 +147,11 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> TokenizerParts:
             f"{_PREFIX}scores has {len(scores)} entries for {len(vocabulary.pieces)} tokens."
         )
     unknown = _token_id(metadata, "unknown_token_id", vocabulary)
+    joinable = {
+        piece: token_id
+        for piece, token_id in _ids(vocabulary).items()
+        if vocabulary.kinds[token_id] in (TokenKind.NORMAL, TokenKind.USER_DEFINED)
+    }
     steps: list[Any] = [normalizers.Replace(" ", "\u2581")]
     if adds_space_prefix:
         steps.insert(0, normalizers.Prepend("\u2581"))
@@ -147,7 +159,7 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> TokenizerParts:
         backend = tokenizers.Tokenizer(
             models.BPE(
                 _ids(vocabulary),
-                merges_by_score(vocabulary, scores),
+                merges_by_score(joinable, scores, f"{_PREFIX}tokens"),
                 unk_token=None if unknown is None else vocabulary.pieces[unknown],
                 fuse_unk=True,
                 byte_fallback=True,
@@ -157,21 +169,25 @@ def _sentencepiece(metadata: Mapping[str, Any]) -> TokenizerParts:
     return _parts(metadata, backend, vocabulary, adds_bos=True)
 
 
-def merges_by_score(vocabulary: Vocabulary, scores: list[float]) -> list[tuple[str, str]]:
+def merges_by_score(
+    ids: Mapping[str, int], scores: Sequence[float], where: str
+) -> list[tuple[str, str]]:
     """Every way to put a token together from two others, the likeliest token first.
 
     SentencePiece joins whichever neighbours make the token of the highest score, so a merge
     ranks as the token it makes.
+
+    Args:
+        ids: Ids by spelling of the tokens that may be joined or made.
+        scores: Score of each id.
+        where: What the tokens come from, for messages.
+
+    Raises:
+        ModelFormatError: the tokens are so many or so long that this would take for ever.
     """
-    ids = {
-        piece: token_id
-        for token_id, piece in enumerate(vocabulary.pieces)
-        if piece is not None
-        and vocabulary.kinds[token_id] in (TokenKind.NORMAL, TokenKind.USER_DEFINED)
-    }
     if sum(map(len, ids)) > _MAX_SENTENCEPIECE_CHARACTERS:
         raise ModelFormatError(
-            f"{_PREFIX}tokens has more than {_MAX_SENTENCEPIECE_CHARACTERS} characters in all."
+            f"{where} has more than {_MAX_SENTENCEPIECE_CHARACTERS} characters in all."
         )
     merges: list[tuple[str, str]] = []
     for piece in sorted(ids, key=lambda piece: (-scores[ids[piece]], ids[piece])):
@@ -180,7 +196,7 @@ def merges_by_score(vocabulary: Vocabulary, scores: list[float]) -> list[tuple[s
             if left in ids and right in ids:
                 merges.append((left, right))
         if len(merges) > MAX_MERGES:
-            raise ModelFormatError(f"{_PREFIX}tokens imply more than {MAX_MERGES} merges.")
+            raise ModelFormatError(f"{where} implies more than {MAX_MERGES} merges.")
     return merges
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "MAX_TOKEN_CHARACTERS",
     "TokenKind",
     "Vocabulary",
+    "byte_level_spelling",
     "library_errors",
 ]
 
@@ -137,6 +138,21 @@ def _byte_level_bytes(piece: str) -> bytes:
         return bytes(table[character] for character in piece)
     except KeyError:  # padding rows such as "[PAD151936]" are not in the byte alphabet
         return piece.encode()
+
+
+def byte_level_spelling(token: bytes) -> str:
+    """Write bytes as a byte-level vocabulary does.
+
+    >>> byte_level_spelling(b" the")
+    '\u0120the'
+    """
+    characters = _character_of_byte()
+    return "".join(characters[byte] for byte in token)
+
+
+@cache
+def _character_of_byte() -> dict[int, str]:
+    return {byte: character for character, byte in _byte_of_character().items()}
 
 
 @cache

@@ -36,6 +36,7 @@ Role = Literal[
     "block_position_embedding",
     "token_type_embedding",
     "embedding_norm",
+    "stream_norm",
     "mixer_norm",
     "mixer_post_norm",
     "query_positions",
@@ -157,6 +158,7 @@ def _outer_modules(spec: ModelSpec) -> Iterator[_Module]:
 
 
 def _layer_modules(width: int, layer: LayerSpec) -> Iterator[_Module]:
+    yield from _norm("stream_norm", layer.stream_norm, width)
     for role, norm in _norms_of(layer):
         yield from _norm(role, norm, width)
     if isinstance(layer.mixer, StateSpace):

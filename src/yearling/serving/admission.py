@@ -3,7 +3,12 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from yearling.core.errors import CapacityError, ContextLengthError, RequestError
+from yearling.core.errors import (
+    CapacityError,
+    ContextLengthError,
+    RequestError,
+    UnsupportedError,
+)
 from yearling.serving.request import GenerationRequest
 
 __all__ = ["AdmissionLimits"]
@@ -18,20 +23,27 @@ class AdmissionLimits:
             cache is smaller.
         max_requests: Requests running and waiting together; None sets no limit.
         vocabulary: Token ids run from 0 to here, or None when unknown.
+        whole_prompt: Tokens of the longest prompt, where its tokens see each other and must be
+            computed in one step; None where prompts may be cut.
+        can_generate: False for an encoder.
     """
 
     context: int
     max_requests: int | None
     vocabulary: int | None = None
+    whole_prompt: int | None = None
+    can_generate: bool = True
 
     def check(self, request: GenerationRequest, num_open: int) -> None:
         """Refuse what can never be served, or not now.
 
         Raises:
             RequestError: the prompt is empty, or a token id is outside the vocabulary.
-            ContextLengthError: prompt and answer do not fit.
+            ContextLengthError: prompt and answer do not fit, or the prompt alone not a step.
+            UnsupportedError: the model cannot do such a thing at all.
             CapacityError: `max_requests` are open.
         """
+        self._check_ability(request)
         if not request.prompt:
             raise RequestError("the prompt is empty: send at least one token.", parameter="prompt")
         self._check_length(request)
@@ -50,8 +62,29 @@ class AdmissionLimits:
         asked = request.sampling.max_tokens
         return room if asked is None else min(asked, room)
 
+    def _check_ability(self, request: GenerationRequest) -> None:
+        if not self.can_generate:
+            raise UnsupportedError(
+                "this model is an encoder: it gives a vector for a text and generates nothing; "
+                "ask it for embeddings."
+            )
+        is_scoring = request.is_prompt_only or request.sampling.prompt_logprobs is not None
+        if is_scoring and self.whole_prompt is not None:
+            raise UnsupportedError(
+                "this model cannot score a prompt: its prompt tokens see those that follow them "
+                "(a prefix mask), so they have no log-probabilities; leave out prompt_logprobs.",
+                parameter="prompt_logprobs",
+            )
+
     def _check_length(self, request: GenerationRequest) -> None:
         num_prompt = len(request.prompt)
+        if self.whole_prompt is not None and num_prompt > self.whole_prompt:
+            raise ContextLengthError(
+                f"the prompt has {num_prompt} tokens, but this model computes a prompt in one "
+                f"step, which holds {self.whole_prompt}: shorten the prompt, or load the model "
+                f"with a larger max_step_tokens.",
+                parameter="prompt",
+            )
         if num_prompt + (not request.is_prompt_only) > self.context:
             raise ContextLengthError(
                 f"the prompt has {num_prompt} tokens, but prompt and answer together may have "

@@ -12,7 +12,8 @@ from pydantic import Field
 from yearling.core.config import Config
 from yearling.core.errors import EngineError, RequestError
 from yearling.serving.admission import AdmissionLimits
-from yearling.serving.cache import BlockTable, CacheGroup, FullGroup, root_key
+from yearling.serving.block_pool import root_key
+from yearling.serving.cache import Cache, new_group
 from yearling.serving.detokenizer import Detokenizer, Pieces, TokenText
 from yearling.serving.executor import Executor, SequenceOutput
 from yearling.serving.generation import Generation
@@ -52,10 +53,11 @@ class EngineStats:
     """Counters and gauges of an engine; counters run from its start.
 
     Attributes:
-        num_running: Requests that hold cache blocks.
+        num_running: Requests that have their place in the cache.
         num_waiting: Requests queued.
-        num_blocks: Cache blocks in all.
-        num_free_blocks: Cache blocks in nobody's use.
+        num_blocks: Cache blocks that keep whole sequences; in a model that has none, those of its
+            windows and the slots of its states.
+        num_free_blocks: Those of them in nobody's use.
         cache_query_tokens: Prompt tokens looked for in the prefix cache.
         cache_hit_tokens: Those found.
         prompt_tokens: Tokens of admitted prompts.
@@ -115,10 +117,22 @@ class Engine:
         max_step_tokens = min(config.max_step_tokens, executor.max_step_tokens)
         max_sequences = min(config.max_sequences, max_step_tokens, executor.max_logit_rows)
         max_waiting = config.max_waiting
+        block_size = executor.block_size
+        self._cache = Cache(
+            [new_group(shape, block_size, max_step_tokens) for shape in executor.cache_shapes],
+            block_size,
+            can_share=executor.can_share_prefixes,
+        )
         self.limits = AdmissionLimits(
-            context=min(context, executor.num_blocks * executor.block_size),
+            context=min(context, self._cache.longest_sequence or context),
             max_requests=None if max_waiting is None else max_sequences + max_waiting,
             vocabulary=vocabulary,
+            whole_prompt=(
+                min(max_step_tokens, self._cache.longest_chunk or max_step_tokens)
+                if executor.needs_whole_prompt
+                else None
+            ),
+            can_generate=bool(executor.cache_shapes),
         )
         self.error: str | None = None
         self._executor = executor
@@ -126,10 +140,10 @@ class Engine:
         self._pieces = None if tokenizer is None else Pieces(tokenizer)
         self._eos_token_ids = frozenset(eos_token_ids)
         self._config = config
-        self._cache: CacheGroup = FullGroup(executor.num_blocks, executor.block_size)
-        self._scheduler = Scheduler(
-            self._cache, StepLimits(max_step_tokens, executor.max_logit_rows, max_sequences)
+        limits = StepLimits(
+            max_step_tokens, executor.max_logit_rows, max_sequences, executor.needs_whole_prompt
         )
+        self._scheduler = Scheduler(self._cache, limits)
         self._generations: dict[str, Generation] = {}
         self._news: list[OutputEvent] = []
         self._counts = _Counts()
@@ -286,7 +300,7 @@ class Engine:
             request_id=request.request_id,
             tokens=list(request.prompt),
             num_prompt=len(request.prompt),
-            table=BlockTable(root),
+            tables=self._cache.new_tables(root),
             is_scoring=request.is_prompt_only or request.sampling.prompt_logprobs is not None,
         )
 

@@ -126,7 +126,7 @@ class Executor(Protocol):
     """Runs steps of one loaded model over its own paged cache.
 
     Attributes:
-        cache_shapes: Its cache groups; at least one.
+        cache_shapes: Its cache groups; none in an encoder, which generates nothing.
         block_size: Tokens per block.
         max_step_tokens: Tokens one step may hold.
         max_logit_rows: Rows per step whose logits are computed: one per `sample`, and

@@ -69,17 +69,22 @@ class Generation:
     def step_input(self, chunk: Chunk) -> SequenceInput:
         """What the executor is given for a chunk."""
         sequence = self.sequence
-        tokens, blocks = sequence.tokens, sequence.table.blocks
-        start = sequence.num_computed
+        tokens, groups = sequence.tokens, sequence.tables.groups()
+        num_prompt, start = sequence.num_prompt, sequence.num_computed
         end = start + chunk.num_tokens
         if not sequence.is_scoring:
             sample = self._sample_input() if chunk.is_sampling else None
-            return SequenceInput(tokens[start:end], start, blocks, sample)
+            return SequenceInput(tokens[start:end], start, groups, num_prompt, sample)
         if start == 0:
             self._scores = [None]  # scoring starts over after preemption
-        targets = tokens[start + 1 : end + 1]
-        num_alternatives = self.sampling.prompt_logprobs or 0
-        return SequenceInput(tokens[start:end], start, blocks, None, targets, num_alternatives)
+        return SequenceInput(
+            tokens[start:end],
+            start,
+            groups,
+            num_prompt,
+            score_targets=tokens[start + 1 : end + 1],
+            num_score_logprobs=self.sampling.prompt_logprobs or 0,
+        )
 
     def take(self, output: SequenceOutput) -> OutputEvent | None:
         """Use a step's output, after the scheduler advanced; None when there is no news."""

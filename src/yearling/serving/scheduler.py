@@ -7,14 +7,15 @@ recomputation after preemption are all that one sentence. Plain Python, no I/O.
 Why it cannot livelock: sequences are served in order of arrival, and only the youngest is ever
 preempted, so the oldest always advances; alone it always fits, because admission refuses what
 never could. A preempted sequence returns only when there is room for all it knows, which is one
-token more than it had room for, so it is not thrown out again on the spot.
+token more than it had room for, so it is not thrown out again on the spot. A prompt under way is
+never preempted for its own sake: what all its chunks take is set aside when it is admitted.
 """
 
 from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from yearling.serving.cache import CacheGroup
+from yearling.serving.cache import Cache
 from yearling.serving.sequence import TokenSequence
 
 __all__ = ["Chunk", "Scheduler", "StepLimits"]
@@ -37,11 +38,13 @@ class StepLimits:
         max_logit_rows: Rows of logits: one per sampled token, one per scored token.
         max_sequences: Sequences running at once; at most either of the others, so that every
             running sequence can take a token in every step.
+        needs_whole_prompt: The chunk that starts a sequence holds all of its prompt.
     """
 
     max_step_tokens: int
     max_logit_rows: int
     max_sequences: int
+    needs_whole_prompt: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_sequences <= min(self.max_step_tokens, self.max_logit_rows):
@@ -56,13 +59,13 @@ class Scheduler:
 
     Attributes:
         waiting: Not admitted yet, or preempted; the next one first.
-        running: Hold cache blocks; the youngest last.
+        running: Have their place in the cache; the youngest last.
         num_preemptions: Preemptions since the start.
         num_query_tokens: Prompt tokens looked for in the cache, once per sequence.
         num_hit_tokens: Those found.
     """
 
-    def __init__(self, cache: CacheGroup, limits: StepLimits) -> None:
+    def __init__(self, cache: Cache, limits: StepLimits) -> None:
         self.waiting: deque[TokenSequence] = deque()
         self.running: list[TokenSequence] = []
         self.num_preemptions = 0
@@ -70,18 +73,19 @@ class Scheduler:
         self.num_hit_tokens = 0
         self._cache = cache
         self._limits = limits
+        self._longest_chunk = cache.longest_chunk or limits.max_step_tokens
         self._tokens_left = 0
         self._rows_left = 0
 
     def add(self, sequence: TokenSequence) -> None:
-        """Queue a sequence; alone it must fit the cache."""
+        """Queue a sequence; alone it must fit the cache, and a whole prompt one step."""
         self.waiting.append(sequence)
 
     def remove(self, sequence: TokenSequence) -> None:
-        """Forget a sequence, finished or not, and free its blocks at once."""
-        if sequence.table.blocks:
+        """Forget a sequence, finished or not, and free its place at once."""
+        if sequence.tables.is_held:
             self.running.remove(sequence)
-            self._cache.release(sequence.table)
+            self._cache.release(sequence.tables)
         else:
             self.waiting.remove(sequence)
 
@@ -104,10 +108,10 @@ class Scheduler:
         return chunks
 
     def advance(self, chunk: Chunk) -> None:
-        """Note that a chunk was computed: its full blocks become shareable."""
+        """Note that a chunk was computed: its full blocks can be shared, unseen ones are freed."""
         sequence = chunk.sequence
         sequence.num_computed += chunk.num_tokens
-        self._cache.publish(sequence.table, sequence.tokens, sequence.num_computed)
+        self._cache.advance(sequence.tables, sequence.tokens, sequence.num_computed)
 
     def _continue_answers(self, chunks: list[Chunk]) -> None:
         index = 0
@@ -116,16 +120,15 @@ class Scheduler:
             if not sequence.is_scoring and sequence.num_remaining == 1:
                 if not self._make_room(sequence):
                     break
-                self._tokens_left -= 1
-                self._rows_left -= 1
-                chunks.append(Chunk(sequence, 1, is_sampling=True))
+                self._append(Chunk(sequence, 1, is_sampling=True), chunks)
             index += 1
 
     def _make_room(self, sequence: TokenSequence) -> bool:
-        """Find a block for the next token; False when the sequence itself had to go."""
-        while not self._cache.grow(sequence.table, len(sequence.tokens)):
+        """Find a place for the next token; False when the sequence itself had to go."""
+        tables, num_tokens = sequence.tables, len(sequence.tokens)
+        while not self._cache.grow(tables, num_tokens, sequence.num_computed):
             victim = self.running.pop()
-            self._cache.release(victim.table)
+            self._cache.release(victim.tables)
             victim.num_computed = 0
             self.waiting.appendleft(victim)
             self.num_preemptions += 1
@@ -134,18 +137,33 @@ class Scheduler:
         return True
 
     def _take_chunk(self, sequence: TokenSequence, chunks: list[Chunk]) -> None:
+        chunk = self._next_chunk(sequence)
+        if chunk.num_tokens >= self._fewest_tokens(sequence):
+            self._append(chunk, chunks)
+
+    def _next_chunk(self, sequence: TokenSequence) -> Chunk:
+        """What the budget leaves for a sequence, perhaps nothing."""
         num_remaining = sequence.num_remaining
-        num_tokens = min(num_remaining, self._tokens_left)
+        num_tokens = min(num_remaining, self._tokens_left, self._longest_chunk)
         if sequence.is_scoring:
             num_tokens = min(num_tokens, self._rows_left)
         is_sampling = num_tokens == num_remaining and not sequence.is_scoring
         if is_sampling and self._rows_left == 0:
             num_tokens, is_sampling = num_tokens - 1, False
-        if num_tokens < 1:
-            return
+        return Chunk(sequence, num_tokens, is_sampling)
+
+    def _fewest_tokens(self, sequence: TokenSequence) -> int:
+        """Tokens that a chunk is not worth while, or not right, without."""
+        if self._limits.needs_whole_prompt and sequence.num_computed == 0:
+            return sequence.num_prompt
+        return 1
+
+    def _append(self, chunk: Chunk, chunks: list[Chunk]) -> None:
+        sequence, num_tokens, is_sampling = chunk
+        self._cache.cover(sequence.tables, sequence.num_computed + num_tokens)
         self._tokens_left -= num_tokens
         self._rows_left -= num_tokens if sequence.is_scoring else is_sampling
-        chunks.append(Chunk(sequence, num_tokens, is_sampling))
+        chunks.append(chunk)
 
     def _admit(self, chunks: list[Chunk]) -> None:
         while (
@@ -154,8 +172,10 @@ class Scheduler:
             and len(self.running) < self._limits.max_sequences
         ):
             sequence = self.waiting[0]
+            if self._limits.needs_whole_prompt and not self._fits_whole(sequence):
+                return
             num_found = self._cache.reserve(
-                sequence.table,
+                sequence.tables,
                 sequence.tokens,
                 # Room for the first sampled token too, or a prompt that exactly fills the free
                 # blocks would be computed only to be thrown out in the next step.
@@ -171,3 +191,7 @@ class Scheduler:
                 self.num_hit_tokens += num_found
             self.running.append(self.waiting.popleft())
             self._take_chunk(sequence, chunks)
+
+    def _fits_whole(self, sequence: TokenSequence) -> bool:
+        """Whether this step has budget for the prompt; the queue waits for one that has."""
+        return self._next_chunk(sequence).num_tokens >= sequence.num_prompt

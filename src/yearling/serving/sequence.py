@@ -1,8 +1,8 @@
-"""A sequence as the scheduler sees it: known tokens, computed tokens, a block table."""
+"""A sequence as the scheduler sees it: known tokens, computed tokens, block tables."""
 
 from dataclasses import dataclass
 
-from yearling.serving.cache import BlockTable
+from yearling.serving.cache import SequenceTables
 
 __all__ = ["TokenSequence"]
 
@@ -17,18 +17,18 @@ class TokenSequence:
     Attributes:
         request_id: The request this belongs to.
         tokens: Known ids: the prompt, then what was generated.
-        num_prompt: Leading ids that came from the prompt.
-        table: Its cache blocks.
+        num_prompt: Leading ids that came from the prompt; never changes, recomputed or not.
+        tables: Its place in the cache.
         is_scoring: Whether log-probabilities of the prompt are still being collected; every
             row is needed then, so nothing may be taken from the cache.
-        num_computed: Leading tokens whose keys and values are in the cache.
+        num_computed: Leading tokens that the cache holds, or held while they were seen.
         num_cached: Prompt tokens found in the cache when first admitted; None before.
     """
 
     request_id: str
     tokens: list[int]
     num_prompt: int
-    table: BlockTable
+    tables: SequenceTables
     is_scoring: bool = False
     num_computed: int = 0
     num_cached: int | None = None

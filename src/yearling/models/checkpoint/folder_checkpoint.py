@@ -65,7 +65,7 @@ class FolderCheckpoint:
         return take_weight(self._files.tensor(place.name), place, weight)
 
     def tokenizer(self) -> "Tokenizer | None":
-        """The tokenizer of tokenizer.json, or None when there is no such file.
+        """The tokenizer of tokenizer.json or of an older file; None when there is none.
 
         Raises:
             ModelFormatError: it is malformed, or has more tokens than the embedding rows.
@@ -85,7 +85,7 @@ class FolderCheckpoint:
         from yearling.models.chat_template import ChatTemplate
 
         if self._tokenizer is None:
-            raise ModelFormatError(f"{self.path}: has a chat template, but no tokenizer.json.")
+            raise ModelFormatError(f"{self.path}: has a chat template, but no tokenizer.")
         return ChatTemplate(source, self._tokenizer)
 
     def close(self) -> None:
@@ -94,11 +94,11 @@ class FolderCheckpoint:
 
     @cached_property
     def _tokenizer(self) -> "Tokenizer | None":
-        path = self.path / "tokenizer.json"
-        if not path.exists():
-            return None
         from yearling.models.tokenizer import Tokenizer
 
+        path = Tokenizer.find_file(self.path)
+        if path is None:
+            return None
         tokenizer = Tokenizer.from_file(path, self._tokenizer_config)
         check_vocabulary(str(path), tokenizer.vocabulary_size, self.spec.vocabulary)
         return tokenizer

@@ -8,7 +8,7 @@ from yearling.core.errors import ModelFormatError
 from yearling.models.checkpoint.agreement import check_tensors, check_vocabulary
 from yearling.models.checkpoint.formats import StoredTensor
 from yearling.models.checkpoint.gguf import GgufFile
-from yearling.models.families import family_of_architecture
+from yearling.models.families import families, family_of_architecture
 from yearling.models.fields import Fields
 from yearling.models.places import gguf_places, take_weight
 from yearling.models.weights import Weight
@@ -35,9 +35,10 @@ class GgufCheckpoint:
         metadata = Fields(self._file.metadata, str(path))
         if metadata.integer("split.count", 1) > 1:
             raise metadata.error("split.count", "but split files are not read; merge them first")
-        self.family = family_of_architecture(metadata.text("general.architecture"))
-        assert self.family.spec_from_gguf is not None, "a family of GGUF reads GGUF"
-        self.spec = self.family.spec_from_gguf(self._file)
+        reader = family_of_architecture(metadata.text("general.architecture")).spec_from_gguf
+        assert reader is not None, "a family of GGUF reads GGUF"
+        self.spec = reader(self._file)
+        self.family = families.get(self.spec.family)  # several share an architecture
         self._places = gguf_places(self.spec, self.family)
         wanted = {place.name: place.shape for place in self._places.values()}
         found = {name: place.shape for name, place in self._file.tensors.items()}

@@ -213,7 +213,7 @@ def _scales_of(
 ) -> tuple[_Integers, _Flags]:
     """Express each group's step, or a part of it, as a multiple of the row's factor."""
     scales = np.zeros_like(steps)
-    is_found = np.asarray(steps == 0)
+    is_found: _Flags = np.equal(steps, 0)
     for parts in range(1, largest_code + 1):
         whole = steps // (factor * parts)[:, None]
         fits = ~is_found & (whole * (factor * parts)[:, None] == steps)
@@ -222,7 +222,7 @@ def _scales_of(
         is_found |= fits
         if is_found.all():
             break
-    return scales, is_found.all(axis=1)
+    return scales, np.all(is_found, axis=1)
 
 
 def _common_minimum(
@@ -236,7 +236,7 @@ def _common_minimum(
     """
     minima, is_possible = _possible_minima(steps, spans, low)
     factor, found, shifts = np.zeros(len(low), np.int64), np.zeros_like(low), np.zeros_like(low)
-    is_none = is_possible & (minima == 0)
+    is_none: _Flags = is_possible & np.equal(minima, 0)
     has_none = is_none.any(axis=2).all(axis=1)
     shifts[has_none] = is_none[has_none].argmax(axis=2)
     is_open = is_possible.any(axis=2).all(axis=1) & ~has_none

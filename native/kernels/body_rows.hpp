@@ -1,0 +1,271 @@
+// Functions of one row: transcendental functions, norms, activations; part of body.hpp.
+
+// Up to eight floats; lanes beyond them are zero.
+inline Lanes load_some(const float* from, std::size_t count) {
+  if (count >= kLanes) return load(from);
+  float lanes[kLanes] = {};
+  std::memcpy(lanes, from, count * sizeof(float));
+  return load(lanes);
+}
+inline void store_some(float* to, std::size_t count, Lanes x) {
+  if (count >= kLanes) return store(to, x);
+  float lanes[kLanes];
+  store(lanes, x);
+  std::memcpy(to, lanes, count * sizeof(float));
+}
+
+// ---- exponential -------------------------------------------------------------------------
+
+// exp(x) to 2 units in the last place for x in [-87, 88]; clamped outside.
+inline Lanes exponential(Lanes x) {
+  // This order of operands lets a NaN through.
+  x = minimum(broadcast(88.0f), maximum(broadcast(-87.0f), x));
+  const Lanes n = round_lanes(x * broadcast(1.44269504f));
+  // log 2 in two parts, so that n · log 2 is exact to beyond float32.
+  x = fma(n, broadcast(-0.693359375f), x);
+  x = fma(n, broadcast(2.12194440e-4f), x);
+  Lanes p = broadcast(1.9875691500e-4f);
+  p = fma(p, x, broadcast(1.3981999507e-3f));
+  p = fma(p, x, broadcast(8.3334519073e-3f));
+  p = fma(p, x, broadcast(4.1665795894e-2f));
+  p = fma(p, x, broadcast(1.6666665459e-1f));
+  p = fma(p, x, broadcast(5.0000001201e-1f));
+  p = fma(p, x * x, x + broadcast(1.0f));
+  return scale_by_power(p, n);
+}
+
+void exponentials(const float* in, std::size_t count, float most, float factor, float* out) {
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    store(out + i, exponential((load(in + i) - broadcast(most)) * broadcast(factor)));
+  }
+  if (i < count) {
+    float lanes[kLanes] = {};
+    std::copy(in + i, in + count, lanes);
+    store(lanes, exponential((load(lanes) - broadcast(most)) * broadcast(factor)));
+    std::copy(lanes, lanes + (count - i), out + i);
+  }
+}
+
+// exp(x) for one value, by the same arithmetic as for eight.
+inline float exponential_of(float x) {
+  float lanes[kLanes];
+  store(lanes, exponential(broadcast(x)));
+  return lanes[0];
+}
+
+inline Lanes magnitude(Lanes x) { return maximum(x, broadcast(0.0f) - x); }
+
+// tanh(x) to 2 units in the last place.
+inline Lanes hyperbolic_tangent(Lanes x) {
+  const Lanes size = magnitude(x), square = x * x;
+  Lanes p = broadcast(-6.107135076e-3f);
+  p = fma(p, square, broadcast(2.100477507e-2f));
+  p = fma(p, square, broadcast(-5.385252134e-2f));
+  p = fma(p, square, broadcast(1.333277783e-1f));
+  p = fma(p, square, broadcast(-3.333332876e-1f));
+  const Lanes near = fma(p * square, x, x);
+  const Lanes one = broadcast(1.0f);
+  const Lanes far = one - broadcast(2.0f) / (exponential(size + size) + one);
+  const Lanes with_sign = where_less(x, broadcast(0.0f), broadcast(0.0f) - far, far);
+  return where_less(size, broadcast(0.625f), near, with_sign);
+}
+
+inline Lanes capped(Lanes x, float cap) {
+  return broadcast(cap) * hyperbolic_tangent(x / broadcast(cap));
+}
+
+// erfc(x) / 2 for x ≥ 0: exp(-x²) times a polynomial in 1 / (1 + 0.4x), fitted to 3e-8.
+inline Lanes half_erfc(Lanes x) {
+  const Lanes t = broadcast(1.0f) / fma(x, broadcast(0.4f), broadcast(1.0f));
+  Lanes p = broadcast(2.694251163e-2f);
+  p = fma(p, t, broadcast(-6.536250325e-2f));
+  p = fma(p, t, broadcast(-8.542614913e-2f));
+  p = fma(p, t, broadcast(3.043203475e-1f));
+  p = fma(p, t, broadcast(-9.190439819e-2f));
+  p = fma(p, t, broadcast(2.809507968e-1f));
+  p = fma(p, t, broadcast(1.732332701e-1f));
+  p = fma(p, t, broadcast(2.322361622e-1f));
+  p = fma(p, t, broadcast(2.249783031e-1f));
+  p = fma(p, t, broadcast(3.168636895e-5f));
+  return p * broadcast(0.5f) * exponential(broadcast(0.0f) - x * x);
+}
+
+// log(1 + exp(x)), by log(1 + u) = 2 · artanh(u / (2 + u)).
+inline Lanes softplus(Lanes x) {
+  const Lanes u = exponential(broadcast(0.0f) - magnitude(x));
+  const Lanes s = u / (broadcast(2.0f) + u), square = s * s;
+  Lanes p = broadcast(2.819159691e-1f);
+  p = fma(p, square, broadcast(2.795765308e-1f));
+  p = fma(p, square, broadcast(4.002511542e-1f));
+  p = fma(p, square, broadcast(6.666631011e-1f));
+  p = fma(p, square, broadcast(2.000000008f));
+  return fma(p, s, maximum(broadcast(0.0f), x));
+}
+
+bool arg_max(const float* values, std::size_t count, std::size_t* index) {
+  Lanes most = broadcast(-std::numeric_limits<float>::infinity());
+  Lanes poison = broadcast(0.0f);  // x - x is NaN for infinities and NaN
+  std::size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Lanes x = load(values + i);
+    most = maximum(most, x);
+    poison = poison + (x - x);
+  }
+  float lanes[kLanes], poisons[kLanes];
+  store(lanes, most);
+  store(poisons, poison);
+  float best = *std::max_element(lanes, lanes + kLanes);
+  bool is_finite = std::all_of(poisons, poisons + kLanes, [](float x) { return x == 0.0f; });
+  for (; i < count; ++i) {
+    best = std::max(best, values[i]);
+    is_finite = is_finite && std::isfinite(values[i]);
+  }
+  if (!is_finite || count == 0) return false;
+  *index = static_cast<std::size_t>(std::find(values, values + count, best) - values);
+  return true;
+}
+
+// ---- norms -------------------------------------------------------------------------------
+
+void rms_norm(const float* in, const float* weight, float epsilon, std::size_t width, float* out) {
+  const float mean_square = sum_of_squares(in, width) / static_cast<float>(width);
+  const float scale = 1.0f / std::sqrt(mean_square + epsilon);
+  std::size_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) {
+    store(out + i, load(in + i) * broadcast(scale) * load(weight + i));
+  }
+  for (; i < width; ++i) out[i] = in[i] * scale * weight[i];
+}
+
+void layer_norm(const float* in, const float* weight, const float* bias, float epsilon,
+                std::size_t width, float* out) {
+  const float count = static_cast<float>(width);
+  std::size_t i = 0;
+  Lanes totals = broadcast(0.0f), squares = broadcast(0.0f);
+  for (; i + kLanes <= width; i += kLanes) totals = totals + load(in + i);
+  float total = sum_lanes(totals);
+  for (; i < width; ++i) total += in[i];
+  const float mean = total / count;
+  for (i = 0; i + kLanes <= width; i += kLanes) {
+    const Lanes x = load(in + i) - broadcast(mean);
+    squares = fma(x, x, squares);
+  }
+  float square = sum_lanes(squares);
+  for (; i < width; ++i) square = scalar_fma(in[i] - mean, in[i] - mean, square);
+  const float scale = 1.0f / std::sqrt(square / count + epsilon);
+  for (i = 0; i + kLanes <= width; i += kLanes) {
+    const Lanes x = (load(in + i) - broadcast(mean)) * broadcast(scale) * load(weight + i);
+    store(out + i, bias ? x + load(bias + i) : x);
+  }
+  for (; i < width; ++i) {
+    const float x = (in[i] - mean) * scale * weight[i];
+    out[i] = bias ? x + bias[i] : x;
+  }
+}
+
+// ---- entries -----------------------------------------------------------------------------
+
+// out[i] = function(in[i]), eight at a time; the last few by the same arithmetic.
+template <typename Function>
+inline void map_lanes(const float* in, std::size_t width, float* out, Function&& function) {
+  std::size_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) store(out + i, function(load(in + i)));
+  if (i < width) store_some(out + i, width - i, function(load_some(in + i, width - i)));
+}
+
+void scale(const float* in, float factor, std::size_t width, float* out) {
+  map_lanes(in, width, out, [=](Lanes x) { return x * broadcast(factor); });
+}
+
+void add_scaled(const float* in, float factor, std::size_t width, float* out) {
+  std::size_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) {
+    store(out + i, fma(load(in + i), broadcast(factor), load(out + i)));
+  }
+  for (; i < width; ++i) out[i] = scalar_fma(in[i], factor, out[i]);
+}
+
+// This order of operands lets a NaN through.
+void clamp(float* values, float limit, std::size_t width) {
+  map_lanes(values, width, values, [=](Lanes x) {
+    return minimum(broadcast(limit), maximum(broadcast(-limit), x));
+  });
+}
+
+void soft_cap(float* values, float cap, std::size_t width) {
+  map_lanes(values, width, values, [=](Lanes x) { return capped(x, cap); });
+}
+
+struct Silu {
+  static Lanes of(Lanes x) { return x / (broadcast(1.0f) + exponential(broadcast(0.0f) - x)); }
+};
+struct Gelu {
+  static Lanes of(Lanes x) {
+    // x · Φ(x); the tail of the normal distribution keeps its relative precision for x < 0.
+    const Lanes tail = half_erfc(magnitude(x) * broadcast(0.70710678f));
+    return x * where_less(x, broadcast(0.0f), tail, broadcast(1.0f) - tail);
+  }
+};
+struct GeluTanh {
+  static Lanes of(Lanes x) {
+    // 1/2 · (1 + tanh(u)) is the logistic function of 2u.
+    const Lanes cubic = fma(x * x * x, broadcast(0.044715f), x);
+    const Lanes twice = cubic * broadcast(1.59576912f);  // 2 · √(2/π)
+    return x / (broadcast(1.0f) + exponential(broadcast(0.0f) - twice));
+  }
+};
+struct Relu {
+  static Lanes of(Lanes x) { return maximum(broadcast(0.0f), x); }
+};
+struct ReluSquared {
+  static Lanes of(Lanes x) { return Relu::of(x) * Relu::of(x); }
+};
+struct QuickGelu {
+  static Lanes of(Lanes x) {
+    return x / (broadcast(1.0f) + exponential(x * broadcast(-1.702f)));
+  }
+};
+
+template <typename Activation>
+void activate(float* values, std::size_t width) {
+  map_lanes(values, width, values, [](Lanes x) { return Activation::of(x); });
+}
+
+template <typename Activation>
+void gate(const float* first, const float* second, std::size_t width, float* out) {
+  std::size_t i = 0;
+  for (; i + kLanes <= width; i += kLanes) {
+    store(out + i, Activation::of(load(first + i)) * load(second + i));
+  }
+  if (i < width) {
+    const std::size_t rest = width - i;
+    store_some(out + i, rest,
+               Activation::of(load_some(first + i, rest)) * load_some(second + i, rest));
+  }
+}
+
+// ---- rotary ------------------------------------------------------------------------------
+
+void rotate_half(float* head, const float* cosine, const float* sine, std::size_t half) {
+  std::size_t i = 0;
+  for (; i + kLanes <= half; i += kLanes) {
+    const Lanes x = load(head + i), y = load(head + half + i);
+    const Lanes c = load(cosine + i), s = load(sine + i);
+    store(head + i, x * c - y * s);
+    store(head + half + i, y * c + x * s);
+  }
+  for (; i < half; ++i) {
+    const float x = head[i], y = head[half + i];
+    head[i] = x * cosine[i] - y * sine[i];
+    head[half + i] = y * cosine[i] + x * sine[i];
+  }
+}
+
+void rotate_interleaved(float* head, const float* cosine, const float* sine, std::size_t half) {
+  for (std::size_t i = 0; i < half; ++i) {
+    const float x = head[2 * i], y = head[2 * i + 1];
+    head[2 * i] = x * cosine[i] - y * sine[i];
+    head[2 * i + 1] = y * cosine[i] + x * sine[i];
+  }
+}

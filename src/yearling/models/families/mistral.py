@@ -1,0 +1,51 @@
+"""Mistral 7B: LLaMA's layout with grouped queries and a sliding window (v0.1: 4,096 tokens).
+
+Source: Jiang et al. 2023, arXiv:2310.06825.
+"""
+
+from dataclasses import replace
+
+from yearling.models.families import Family, families
+from yearling.models.fields import Fields
+from yearling.models.llama_like import (
+    LLAMA_KEYS,
+    change_attention,
+    llama_like_names,
+    llama_like_spec,
+    windows_from_config,
+)
+from yearling.models.llama_like_gguf import interleaved_row_order
+from yearling.models.spec import ModelSpec
+
+__all__ = ["family"]
+
+_PUBLISHED_WINDOW = 4_096
+
+
+def spec_from_config(config: Fields) -> ModelSpec:
+    """Read config.json; a window that is not stated is v0.1's, and null is none (v0.2).
+
+    Raises:
+        ModelFormatError: a value is missing, out of range, or asks for something unknown.
+    """
+    config.refuse_unknown(LLAMA_KEYS | {"layer_types", "sliding_window"})
+    spec = llama_like_spec(config, "mistral")
+    window: int | None = None
+    if "sliding_window" in config or "sliding_window" not in config.values:
+        window = config.integer("sliding_window", _PUBLISHED_WINDOW, minimum=1)
+    windows = windows_from_config(config, len(spec.layers), window)
+    return change_attention(
+        spec, lambda layer, mixer: replace(mixer, window=windows[layer]), config.label
+    )
+
+
+family = families.register(
+    Family(
+        model_types=("mistral",),
+        spec_from_config=spec_from_config,
+        names=llama_like_names,
+        gguf_row_order=interleaved_row_order,
+        ignored=("rotary_emb.inv_freq",),
+    ),
+    __name__,
+)

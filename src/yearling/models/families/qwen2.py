@@ -1,0 +1,55 @@
+"""Qwen 2 and 2.5: LLaMA's layout with biases on query, key and value.
+
+Source: Yang et al. 2024, arXiv:2407.10671.
+"""
+
+from typing import TYPE_CHECKING
+
+from yearling.models.families import Family, families
+from yearling.models.fields import Fields
+from yearling.models.llama_like import llama_like_names, llama_like_spec
+from yearling.models.llama_like_gguf import (
+    LLAMA_GGUF_KEYS,
+    llama_like_spec_from_gguf,
+    own_settings,
+)
+from yearling.models.qwen_windows import QWEN_KEYS, with_qwen_windows
+from yearling.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from yearling.models.checkpoint.gguf import GgufFile
+
+__all__ = ["family"]
+
+
+def spec_from_config(config: Fields) -> ModelSpec:
+    """Read config.json.
+
+    Raises:
+        ModelFormatError: a value is missing, out of range, or asks for something unknown.
+    """
+    config.refuse_unknown(QWEN_KEYS)
+    return with_qwen_windows(config, llama_like_spec(config, "qwen2", has_qkv_bias=True))
+
+
+def spec_from_gguf(file: "GgufFile") -> ModelSpec:
+    """Read the metadata of a GGUF file.
+
+    Raises:
+        ModelFormatError: a value is missing, out of range, or asks for something unknown.
+    """
+    own_settings(file).refuse_unknown(LLAMA_GGUF_KEYS)
+    return llama_like_spec_from_gguf(file, "qwen2")
+
+
+family = families.register(
+    Family(
+        model_types=("qwen2",),
+        spec_from_config=spec_from_config,
+        names=llama_like_names,
+        gguf_architectures=("qwen2",),
+        spec_from_gguf=spec_from_gguf,
+        ignored=("rotary_emb.inv_freq",),
+    ),
+    __name__,
+)

@@ -1,0 +1,82 @@
+"""Qwen 3: LLaMA's layout with heads of their own size, and queries and keys normed per head.
+
+Source: Yang et al. 2025, arXiv:2505.09388.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from yearling.models.families import Family, families
+from yearling.models.fields import Fields
+from yearling.models.llama_like import LLAMA_NAMES, change_attention, llama_like_spec
+from yearling.models.llama_like_gguf import (
+    LLAMA_GGUF_KEYS,
+    llama_like_spec_from_gguf,
+    own_settings,
+)
+from yearling.models.qwen_windows import QWEN_KEYS, with_qwen_windows
+from yearling.models.spec import ModelSpec
+from yearling.models.weights import Role, WeightName
+
+if TYPE_CHECKING:
+    from yearling.models.checkpoint.gguf import GgufFile
+
+__all__ = ["family"]
+
+_ATTENTION = "model.layers.{layer}.self_attn"
+_NAMES: Mapping[Role, WeightName] = {
+    **LLAMA_NAMES,
+    "query_norm": WeightName(f"{_ATTENTION}.q_norm", "blk.{layer}.attn_q_norm"),
+    "key_norm": WeightName(f"{_ATTENTION}.k_norm", "blk.{layer}.attn_k_norm"),
+}
+
+
+def names(spec: ModelSpec) -> Mapping[Role, WeightName]:
+    """Name every weight, for both formats."""
+    return _NAMES
+
+
+def spec_from_config(config: Fields) -> ModelSpec:
+    """Read config.json.
+
+    Raises:
+        ModelFormatError: a value is missing, out of range, or asks for something unknown.
+    """
+    config.refuse_unknown(QWEN_KEYS | {"attention_bias"})
+    has_bias = config.flag("attention_bias", False)
+    spec = llama_like_spec(
+        config, "qwen3", head_dim=128, has_qkv_bias=has_bias, has_output_bias=has_bias
+    )
+    return with_qwen_windows(config, _with_norms(spec, config.label))
+
+
+def spec_from_gguf(file: "GgufFile") -> ModelSpec:
+    """Read the metadata of a GGUF file.
+
+    Raises:
+        ModelFormatError: a value is missing, out of range, or asks for something unknown.
+    """
+    own = own_settings(file)
+    own.refuse_unknown(LLAMA_GGUF_KEYS)
+    return _with_norms(llama_like_spec_from_gguf(file, "qwen3"), own.label)
+
+
+def _with_norms(spec: ModelSpec, label: str) -> ModelSpec:
+    norm = spec.final_norm
+    return change_attention(
+        spec, lambda _, mixer: replace(mixer, query_norm=norm, key_norm=norm), label
+    )
+
+
+family = families.register(
+    Family(
+        model_types=("qwen3",),
+        spec_from_config=spec_from_config,
+        names=names,
+        gguf_architectures=("qwen3",),
+        spec_from_gguf=spec_from_gguf,
+        ignored=("rotary_emb.inv_freq",),
+    ),
+    __name__,
+)

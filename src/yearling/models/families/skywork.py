@@ -1,0 +1,32 @@
+"""Skywork 13B: the arithmetic and the names of LLaMA, deeper and narrower.
+
+Source: Wei et al. 2023, arXiv:2310.19341, table 3.
+"""
+
+from yearling.models.families import Family, families
+from yearling.models.fields import Fields
+from yearling.models.llama_like import LLAMA_KEYS, llama_like_names, llama_like_spec
+from yearling.models.spec import ModelSpec
+
+__all__ = ["family"]
+
+
+def spec_from_config(config: Fields) -> ModelSpec:
+    """Read config.json.
+
+    Raises:
+        ModelFormatError: a value is missing, out of range, or asks for something unknown.
+    """
+    config.refuse_unknown(LLAMA_KEYS)
+    return llama_like_spec(config, "skywork")
+
+
+family = families.register(
+    Family(
+        model_types=("skywork",),
+        spec_from_config=spec_from_config,
+        names=llama_like_names,
+        ignored=("rotary_emb.inv_freq",),
+    ),
+    __name__,
+)

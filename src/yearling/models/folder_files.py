@@ -1,0 +1,69 @@
+"""The files of a Hugging Face folder beside its weights."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from yearling.models.checkpoint.checkpoint import Checkpoint
+from yearling.models.json_file import read_json_object
+from yearling.models.tokenizer_to_folder import folder_tokenizer
+
+__all__ = ["copy_side_files", "write_side_files"]
+
+_NUMBER_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_MAX_CONFIG_BYTES = 1 << 20
+_COPIED = (
+    *("added_tokens.json", "chat_template.jinja", "generation_config.json", "merges.txt"),
+    *("special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"),
+    *("vocab.json", "LICENSE", "README.md"),
+)
+
+
+def write_side_files(
+    folder: Path, checkpoint: Checkpoint, metadata: Mapping[str, Any], name: str
+) -> None:
+    """Write configuration, tokenizer and template of a model that comes from a GGUF file.
+
+    Args:
+        metadata: The file's.
+        name: Format of the folder's weights.
+    Raises:
+        ModelFormatError: the family or the tokenizer has no such form.
+    """
+    assert checkpoint.family.config_from_spec is not None, "the caller has looked"
+    ids = _token_ids(checkpoint, metadata)
+    config = checkpoint.family.config_from_spec(checkpoint.spec)
+    _write(folder / "config.json", {**config, **ids, "torch_dtype": _NUMBER_TYPES[name]})
+    _write(folder / "generation_config.json", ids)
+    template = checkpoint.chat_template()
+    source = None if template is None else template.source
+    for file, content in folder_tokenizer(metadata, source).items():
+        _write(folder / file, content)
+    if source is not None:  # newer readers look here first, older ones in tokenizer_config.json
+        (folder / "chat_template.jinja").write_text(source, encoding="utf-8")
+
+
+def copy_side_files(folder: Path, checkpoint: Checkpoint, name: str) -> None:
+    """Copy what stands beside the weights of another folder; the number type is written anew."""
+    config = read_json_object(checkpoint.path / "config.json", _MAX_CONFIG_BYTES)
+    config.pop("dtype", None)
+    _write(folder / "config.json", {**config, "torch_dtype": _NUMBER_TYPES[name]})
+    for file in _COPIED:
+        if (checkpoint.path / file).is_file():
+            shutil.copyfile(checkpoint.path / file, folder / file)
+
+
+def _token_ids(checkpoint: Checkpoint, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    ends = list(checkpoint.eos_token_ids)
+    ids = {
+        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+        "pad_token_id": metadata.get("tokenizer.ggml.padding_token_id"),
+    }
+    return {key: value for key, value in ids.items() if value is not None}
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

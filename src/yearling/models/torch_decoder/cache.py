@@ -1,0 +1,56 @@
+"""What a decoder asks of whatever keeps earlier tokens' keys, values and states.
+
+Legend: T tokens of a step, K keys a sequence sees, G key heads, D head size.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["DecoderCache", "SeenKeys", "State"]
+
+
+class SeenKeys(NamedTuple):
+    """Keys and values that one sequence's tokens may see, oldest first.
+
+    Attributes:
+        keys: (K, G, D).
+        values: (K, G, D).
+        first: Position of the first of them; a window may have dropped older ones.
+    """
+
+    keys: Tensor
+    values: Tensor
+    first: int
+
+
+class State(NamedTuple):
+    """What a state space keeps of one sequence.
+
+    Attributes:
+        inputs: The convolution's last inputs (inner, taps - 1).
+        hidden: State of the scan (inner, N), float32.
+    """
+
+    inputs: Tensor
+    hidden: Tensor
+
+
+class DecoderCache(Protocol):
+    """Keeps what sequences leave behind; the step's sequences are known to it already."""
+
+    def extend(
+        self, layer: int, keys: Float[Tensor, "T G D"], values: Float[Tensor, "T G D"]
+    ) -> Sequence[SeenKeys]:
+        """Keep the step's keys and values of a layer, and give each sequence's, with earlier."""
+        ...
+
+    def state(self, layer: int, sequence: int) -> State | None:
+        """A layer's state before the step, by the sequence's number in it; None at its start."""
+        ...
+
+    def keep_state(self, layer: int, sequence: int, state: State) -> None:
+        """Keep a layer's state after the step."""
+        ...
