@@ -33,8 +33,7 @@ inline std::vector<float> copy(const std::optional<Vector>& array) {
   return array ? std::vector<float>(array->data(), array->data() + array->shape(0))
                : std::vector<float>();
 }
-template <std::size_t Dims>
-std::vector<float> copy(const Array<float, Dims>& array) {
+inline std::vector<float> copy(const Array<float, 2>& array) {
   return {array.data(), array.data() + array.size()};
 }
 

@@ -146,7 +146,7 @@ struct Requirements {
   std::size_t slot_bytes = 0;                            // of the states of one sequence
   bool sees_prefix = false;
   // Per cache group: how many tokens back its attention looks; 0 where nothing attends.
-  std::vector<std::size_t> reach;
+  std::vector<std::size_t> reach = {};
 
   void need_quantized(std::size_t rows, std::size_t inputs) {
     quantized_rows = std::max(quantized_rows, rows);

@@ -1,4 +1,4 @@
-"""Write the generated parts of docs/: the module map, the commands, the environment variables.
+"""Write the generated parts of docs/: modules, commands, environment variables, families.
 
 .venv/bin/python tools/write_docs.py            # writes them
 .venv/bin/python tools/write_docs.py --check    # fails when they are out of date
@@ -52,6 +52,23 @@ def environment_variables() -> str:
     return "\n".join(["| variable | meaning |", "|---|---|", *rows])
 
 
+def family_table() -> str:
+    """Every family: what it is, and which files are its own."""
+    from importlib import import_module
+
+    from yearling.models.families import families
+
+    rows = []
+    for name, family in families:
+        docstring = import_module(f"{families.package}.{name}").__doc__ or ""
+        first = _plain(docstring.split("\n\n")[0]).rstrip(".")
+        types = ", ".join(f"`{kind}`" for kind in family.model_types)
+        architectures = ", ".join(f"`{kind}`" for kind in family.gguf_architectures) or "–"
+        rows.append(f"| `{name}` | {first} | {types} | {architectures} |")
+    head = ["| family | what it is | `model_type` | GGUF architecture |", "|---|---|---|---|"]
+    return "\n".join([*head, *rows])
+
+
 def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     inner = getattr(command, "commands", {})
     if not inner:
@@ -102,6 +119,7 @@ MAKERS = {
     "map.md": module_map,
     "cli.md": command_reference,
     "http-api.md": environment_variables,
+    "families.md": family_table,
 }
 
 

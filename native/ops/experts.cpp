@@ -2,8 +2,7 @@
 //
 // A row's arithmetic is that of the expert's layers on the row alone, and its results are added
 // in order of the experts' numbers, so company does not change it.
-#include <cstring>
-#include <limits>
+#include <cmath>
 
 #include "ops.hpp"
 
@@ -80,6 +79,10 @@ struct Experts final : Op {
       for (std::size_t e = 0; e < count(); ++e) total += probabilities[e];
     } else {
       for (std::size_t i = 0; i < layer.active; ++i) total += probabilities[chosen[i]];
+    }
+    // A comparison with NaN never chooses it, but a broken row must not come out sound.
+    for (std::size_t e = 0; e < count(); ++e) {
+      if (std::isnan(logits[e])) total = logits[e];
     }
     for (std::size_t i = 0; i < layer.active; ++i) {
       working.shares[row * layer.active + i] = probabilities[chosen[i]] / total;

@@ -53,7 +53,8 @@ struct Angles final : Op {
     const double ratio = static_cast<double>(length) / static_cast<double>(stretch.trained);
     double growth = 1;
     if (stretch.kind == StretchKind::stepped_ntk) {
-      growth = std::max(std::exp2(std::ceil(std::log2(ratio) + 1)) - 1, 1.0);
+      const double stretched = stretch.factor * std::max(ratio, 1.0);
+      growth = std::max(std::exp2(std::ceil(std::log2(stretched) + 1)) - 1, 1.0);
     } else if (ratio > 1) {
       growth = stretch.factor * ratio - (stretch.factor - 1);
     }

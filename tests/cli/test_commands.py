@@ -275,6 +275,15 @@ def test_chat_takes_the_question_from_argument_pipe_or_both(smollm2_path: Path) 
     assert run(*base, stdin="Summarise this.\n\nThe sea is wide.\n").stdout == answer
 
 
+def test_pull_on_a_terminal_asks_whether_terms_are_accepted(tmp_home: Path) -> None:
+    terminal = Terminal("pull", "gemma3-270m")
+    terminal.wait_for("Gemma Terms of Use: https://ai.google.dev/gemma/terms")
+    terminal.wait_for("do you accept them? [y/N]")
+    terminal.type("n")
+    assert terminal.end() == 1
+    assert not (tmp_home / "models" / "gemma3-270m").exists()
+
+
 def test_chat_on_a_terminal_survives_an_interrupt(smollm2_path: Path) -> None:
     terminal = Terminal("chat", "-m", str(smollm2_path), "--temperature", "0")
     terminal.wait_for("Ctrl-C stops")

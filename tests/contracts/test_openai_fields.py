@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from openai.types import completion_create_params as completion_params
+from openai.types import embedding_create_params as embedding_params
 from openai.types.chat import chat_completion_stream_options_param as stream_params
 from openai.types.chat import completion_create_params as chat_params
 from pydantic import BaseModel
@@ -14,6 +15,7 @@ from yearling.core.errors import RequestError, UnsupportedError
 from yearling.server.limits import Limits
 from yearling.wire.openai.chat import ChatBody, parse_chat_request
 from yearling.wire.openai.completions import CompletionBody, parse_completion_request
+from yearling.wire.openai.embeddings import EmbeddingBody, parse_embeddings_request
 from yearling.wire.openai.fields import (
     REFUSED_CHAT_FIELDS,
     REFUSED_COMPLETION_FIELDS,
@@ -24,6 +26,7 @@ from yearling.wire.openai.generation import StreamOptions
 LIMITS = Limits().for_requests()
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 COMPLETION = {"model": "m", "prompt": "Hi"}
+EMBEDDING = {"model": "m", "input": "Hi"}
 EXTRAS = {"top_k", "min_p", "repetition_penalty", "stop_token_ids"}
 UNLIKELY: Any = {"a value": ["nobody", "sends"]}
 
@@ -62,6 +65,10 @@ def test_every_field_of_the_client_is_honoured_or_refused(
     assert ours - fields == EXTRAS, "fields that OpenAI does not have"
 
 
+def test_embeddings_take_exactly_the_clients_fields() -> None:
+    assert set(EmbeddingBody.model_fields) == _fields(embedding_params.EmbeddingCreateParams)
+
+
 def test_stream_options_are_the_clients() -> None:
     theirs = _fields(stream_params.ChatCompletionStreamOptionsParam)
     assert theirs == set(StreamOptions.model_fields)
@@ -96,9 +103,21 @@ def test_honoured_completion_field_of_a_wrong_type_names_itself(field: str) -> N
     assert (caught.value.parameter or "").split(".")[0] == field
 
 
+@pytest.mark.parametrize("field", sorted(set(EmbeddingBody.model_fields) - {"input"}))
+def test_honoured_embedding_field_of_a_wrong_type_names_itself(field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_embeddings_request(EMBEDDING | {field: UNLIKELY}, LIMITS)
+    assert caught.value.parameter == field
+
+
 @pytest.mark.parametrize("field", ["best", "Temperature", "max_token", "guided_json", "x" * 300])
 def test_unknown_field_is_refused_by_name(field: str) -> None:
-    for parse, body in ((parse_chat_request, CHAT), (parse_completion_request, COMPLETION)):
+    parsers: list[tuple[Any, dict[str, Any]]] = [
+        (parse_chat_request, CHAT),
+        (parse_completion_request, COMPLETION),
+        (parse_embeddings_request, EMBEDDING),
+    ]
+    for parse, body in parsers:
         with pytest.raises(UnsupportedError, match="is not a field of this request") as caught:
             parse(body | {field: 1}, LIMITS)
         assert field.startswith(caught.value.parameter or "?")

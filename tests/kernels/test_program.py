@@ -4,7 +4,7 @@ import threading
 import numpy as np
 import pytest
 
-from tests.kernels.programs import feed, native, packed, step_of
+from tests.kernels.programs import feed, native, packed, step_of, tables_of
 from yearling.kernels import _native, ops
 from yearling.kernels.program import NativeProgram, buffer_shapes
 
@@ -16,7 +16,7 @@ def tiny() -> NativeProgram:
         ops.Attention("in", "out", 0, 1, 1, 8, 1.0),
         ops.Gather("out", "logits"),
     ]
-    return native(program, context=64, step_tokens=32, logit_rows=4, cache_blocks=8)
+    return native(program, context=64, step_tokens=32, logit_rows=4, cache_blocks=[8])
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def tiny() -> NativeProgram:
         ({"starts": np.array([15], np.int32)}, "block table is too short"),
         ({"lengths": np.array([2], np.int32)}, "cover the step's tokens"),
         ({"lengths": np.array([0], np.int32)}, "lengths must be positive"),
-        ({"block_tables": np.array([[8]], np.int32)}, "cache block 8 of 8"),
-        ({"block_tables": np.array([[-1]], np.int32)}, "cache block -1"),
+        ({"tables": (tables_of([[8]]),)}, "cache block 8 of 8"),
+        ({"tables": (tables_of([[-1]]),)}, "cache block -1"),
         ({"logit_rows": np.array([3], np.int32)}, "logit row 3"),
         ({"logit_rows": np.zeros(5, np.int32)}, "5 logit rows; at most 4 fit"),
         ({"inject_rows": np.array([9, 0, 1], np.int32)}, "injected row 9"),
@@ -41,10 +41,9 @@ def tiny() -> NativeProgram:
     ],
 )
 def test_run_refuses_what_is_out_of_range(change, message):
-    wide = {"starts": np.array([[0, 1, 2, 3]], np.int32)}
     step = step_of(np.zeros((3, 24), np.float32))
     if "position" in message:
-        change = change | {"block_tables": wide["starts"].repeat(2, axis=1)}
+        change = change | {"tables": (tables_of([range(8)]),)}
     with pytest.raises(ValueError, match=message):
         tiny().run(dataclasses.replace(step, **change))
 
@@ -53,7 +52,7 @@ def test_buffer_shapes_follow_the_operations():
     program = [
         *feed(24),
         ops.Linear("in", "wide", packed("float32", np.ones((10, 24), "f4")), column=6),
-        ops.SiluGate("wide", "gated"),
+        ops.Gate("wide", "gated"),
         ops.Gather("gated", "rows"),
     ]
     shapes = buffer_shapes(program)
@@ -65,7 +64,7 @@ def test_buffer_shapes_follow_the_operations():
 
 def test_buffer_shapes_refuse_an_unwritten_buffer():
     with pytest.raises(ValueError, match="reads buffer 'nowhere', which nothing has written"):
-        buffer_shapes([ops.SiluGate("nowhere", "out")])
+        buffer_shapes([ops.Gate("nowhere", "out")])
 
 
 def test_linear_of_the_wrong_width_is_refused():
@@ -94,7 +93,7 @@ def test_pool_shares_work_among_more_threads_than_cores(rng):
     pool = _native.Pool(8)
     core = NativeProgram(
         [*feed(64), ops.Linear("in", "out", weights, accumulates=True)],
-        context=256, vocabulary=1, cache_blocks=16, pool=pool,
+        context=256, vocabulary=1, cache_blocks=[16], pool=pool,
     )  # fmt: skip
     core.view("out", 150)[:] = 0
     for _ in range(200):
@@ -110,7 +109,7 @@ def test_programs_of_one_pool_may_run_from_several_threads(rng):
 
     def build() -> NativeProgram:
         program = [*feed(64), ops.Linear("in", "out", weights)]
-        return NativeProgram(program, context=64, vocabulary=1, cache_blocks=4, pool=pool)
+        return NativeProgram(program, context=64, vocabulary=1, cache_blocks=[4], pool=pool)
 
     lone = build()
     lone.run(step_of(values))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tests.kernels.programs import feed, native, step_of
-from yearling.kernels import _native, ops, reference
-from yearling.kernels.reference import SamplingOptions
+from yearling.kernels import _native, ops
+from yearling.kernels import reference_sampling as reference
+from yearling.kernels.reference_sampling import SamplingOptions
 
 VOCABULARY = 1003
 ROWS = 24

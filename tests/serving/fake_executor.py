@@ -52,9 +52,7 @@ class FakeExecutor:
         needs_whole_prompt: bool = False,
         can_share_prefixes: bool = True,
     ) -> None:
-        self.cache_shapes = (
-            (CacheShape("full", num_blocks),) if shapes is None else tuple(shapes)
-        )
+        self.cache_shapes = (CacheShape("full", num_blocks),) if shapes is None else tuple(shapes)
         self.needs_whole_prompt = needs_whole_prompt
         self.can_share_prefixes = can_share_prefixes
         self.max_step_tokens = max_step_tokens

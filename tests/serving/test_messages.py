@@ -11,6 +11,7 @@ from yearling.serving.messages import (
     Add,
     Cancel,
     Command,
+    Embed,
     ErrorReport,
     FrameReader,
     Ready,
@@ -25,6 +26,7 @@ from yearling.serving.messages import (
     encode_frame,
 )
 from yearling.serving.request import (
+    EmbeddingRequest,
     GenerationRequest,
     OutputEvent,
     PromptScore,
@@ -44,6 +46,7 @@ COMMANDS: list[Command] = [
             is_prompt_only=True,
         )
     ),
+    Embed(EmbeddingRequest("e", [[101, 7, 102], [101, 102]])),
     Cancel("r"),
     Stop(),
 ]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from yearling.serving.block_pool import KeyChain
 from yearling.serving.cache import Cache, SequenceTables
-from yearling.serving.cache_groups import BlockTable, CacheGroup, FullGroup, StateGroup, WindowGroup
+from yearling.serving.cache_groups import BlockTable, CacheGroup, FullGroup
 from yearling.serving.scheduler import Chunk, Scheduler, StepLimits
 from yearling.serving.sequence import TokenSequence
 

@@ -9,7 +9,9 @@ from yearling.cli.sizes import size_text
 
 __all__ = ["list_", "pull", "remove"]
 
-_Name = Annotated[str, typer.Argument(help="Store name, for example smollm2, or hf:ORG/NAME.")]
+_Name = Annotated[
+    str, typer.Argument(help="Store name, for example smollm2, hf:ORG/NAME, or hf:ORG/NAME:Q4_K_M.")
+]
 
 
 def pull(

@@ -149,7 +149,7 @@ def _parameter_lines(plan: "MemoryPlan") -> Iterator[str]:
     counts = plan.parameters
     width = len(f"{counts.total:,}")
     yield f"{'parameters':11} {counts.total:,}"
-    tied = "" if counts.head else ", tied to the embedding"
+    tied = "" if counts.head or not plan.cache else ", tied to the embedding"
     rows = [("embedding", counts.embedding, ""), ("head", counts.head, tied)]
     rows += [("a layer", size, f" × {many}") for size, many in Counter(counts.layers).items()]
     rows += [("active", counts.active, " for a token")] if counts.active < counts.total else []

@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,15 +35,16 @@ class Program:
         logit_rows: int,
         context: int,
         vocabulary: int,
-        cache_blocks: int,
+        cache_blocks: Sequence[int],
+        state_slots: int,
         cache_type: str,
         kernels: str,
         pool: Pool,
     ) -> None: ...
     def add_buffer(self, has_token_rows: bool, columns: int) -> int: ...
-    def add_cache_layer(self, kv_heads: int, head_dim: int) -> int: ...
+    def add_cache_layer(self, group: int, kv_heads: int, head_dim: int) -> int: ...
     def finish(self) -> None: ...
-    def embed(self, table: Linear, output: int) -> None: ...
+    def embed(self, table: Linear, output: int, scale: float) -> None: ...
     def inject(self, output: int) -> None: ...
     def rms_norm(self, input: int, output: int, weight: _Floats, epsilon: float) -> None: ...
     def layer_norm(
@@ -56,9 +59,52 @@ class Program:
         column: int,
         accumulates: bool,
     ) -> None: ...
-    def rotary(
-        self, buffer: int, column: int, heads: int, head_dim: int, cosine: Table, sine: Table
+    def head_norm(
+        self,
+        buffer: int,
+        column: int,
+        heads: int,
+        head_dim: int,
+        kind: str,
+        weight: _Floats,
+        bias: _Floats | None,
+        epsilon: float,
     ) -> None: ...
+    def copy(self, input: int, output: int, column: int) -> None: ...
+    def scale(self, input: int, output: int, factor: float) -> None: ...
+    def add(self, input: int, output: int, factor: float) -> None: ...
+    def gather(self, input: int, output: int) -> None: ...
+    def pool(self, input: int, output: int, kind: str, is_normalised: bool) -> None: ...
+    def activate(self, buffer: int, activation: str) -> None: ...
+    def gate(self, input: int, output: int, activation: str) -> None: ...
+    def clamp(self, buffer: int, column: int, width: int, limit: float) -> None: ...
+    def soft_cap(self, buffer: int, cap: float) -> None: ...
+    def add_positions(
+        self, output: int, table: Table, offset: int, channel: str, accumulates: bool
+    ) -> None: ...
+    def angles(
+        self,
+        output: int,
+        frequencies: _Floats,
+        factor: float,
+        channel: str,
+        stretch: str = "none",
+        base: float = 0.0,
+        trained: int = 0,
+        stretch_factor: float = 1.0,
+        has_length_factor: bool = False,
+    ) -> None: ...
+    def rotary(
+        self,
+        buffer: int,
+        angles: int,
+        column: int,
+        heads: int,
+        head_dim: int,
+        layout: str,
+        offset: int,
+    ) -> None: ...
+    def log_scale(self, buffer: int, column: int, width: int, trained: int) -> None: ...
     def write_kv(
         self,
         input: int,
@@ -67,6 +113,7 @@ class Program:
         value_column: int,
         kv_heads: int,
         head_dim: int,
+        group: int,
     ) -> None: ...
     def attention(
         self,
@@ -77,16 +124,51 @@ class Program:
         kv_heads: int,
         head_dim: int,
         scale: float,
+        group: int,
+        window: int | None,
+        sees_prefix: bool,
+        soft_cap: float | None,
+        slopes: _Floats | None,
     ) -> None: ...
-    def silu_gate(self, input: int, output: int) -> None: ...
-    def gather(self, input: int, output: int) -> None: ...
+    def convolution(
+        self, input: int, output: int, weight: _Floats, bias: _Floats | None
+    ) -> None: ...
+    def selective_scan(
+        self,
+        input: int,
+        time_step: int,
+        parameters: int,
+        input_column: int,
+        output_column: int,
+        gate: int,
+        gate_column: int,
+        output: int,
+        matrix: _Floats,
+        skip: _Floats,
+    ) -> None: ...
+    def experts(
+        self,
+        input: int,
+        router: int,
+        output: int,
+        first: Sequence[Linear],
+        second: Sequence[Linear],
+        activation: str,
+        is_gated: bool,
+        active: int,
+        router_kind: str,
+        is_renormalised: bool,
+    ) -> None: ...
     def run(
         self,
         tokens: _Ints,
         starts: _Ints,
         lengths: _Ints,
-        block_tables: _Ints,
+        tables: Sequence[_Ints],
+        first_blocks: Sequence[_Ints],
         logit_rows: _Ints,
+        prefixes: _Ints | None = None,
+        slots: _Ints | None = None,
         inject_rows: _Ints | None = None,
         inject_values: _Floats | None = None,
     ) -> None: ...
@@ -119,7 +201,9 @@ class Program:
     @property
     def kernels(self) -> str: ...
     @property
-    def block_bytes(self) -> int: ...
+    def block_bytes(self) -> list[int]: ...
+    @property
+    def slot_bytes(self) -> int: ...
 
 def uniform(seed: int, index: int) -> float: ...
 def kernel_name(name: str = "auto") -> str: ...

@@ -83,11 +83,11 @@ def buffer_shapes(program: Sequence[ops.Op]) -> dict[str, BufferShape]:
         for name in _read_buffers(op):
             if name not in shapes:
                 raise ValueError(f"{op!r} reads buffer {name!r}, which nothing has written.")
-        written = _written_shape(op, shapes)
+        written = _written(op, shapes)
         if written is not None:
-            name = op.output  # type: ignore[union-attr]
-            before = shapes.get(name, written)
-            columns = max(before.columns, written.columns)
+            name, shape = written
+            before = shapes.get(name, shape)
+            columns = max(before.columns, shape.columns)
             shapes[name] = BufferShape(columns, before.has_token_rows)
     return shapes
 
@@ -97,37 +97,41 @@ _READ_FIELDS = ("input", "buffer", "angles", "router", "time_step", "parameters"
 
 def _read_buffers(op: ops.Op) -> list[str]:
     names = [getattr(op, field) for field in _READ_FIELDS if hasattr(op, field)]
-    adds = isinstance(op, ops.Add | ops.Experts | ops.Inject)
-    if adds or (isinstance(op, ops.AddPositions) and op.accumulates):
-        names.append(op.output)
+    match op:
+        case ops.Add() | ops.Experts() | ops.Inject() | ops.AddPositions(accumulates=True):
+            names.append(op.output)
     return names
 
 
-def _written_shape(op: ops.Op, shapes: Mapping[str, BufferShape]) -> BufferShape | None:
-    """Shape of what an operation writes to its `output`; None when it only changes columns."""
+def _written(op: ops.Op, shapes: Mapping[str, BufferShape]) -> tuple[str, BufferShape] | None:
+    """Name and shape of what an operation writes; None when it changes a buffer in place."""
     match op:
         case ops.Embed():
-            return BufferShape(op.table.inputs, has_token_rows=True)
+            return op.output, BufferShape(op.table.inputs, has_token_rows=True)
         case ops.AddPositions():
-            return BufferShape(op.table.shape[1], has_token_rows=True)
+            return op.output, BufferShape(op.table.shape[1], has_token_rows=True)
         case ops.Angles():
-            return BufferShape(2 * len(op.frequencies), has_token_rows=True)
+            return op.output, BufferShape(2 * len(op.frequencies), has_token_rows=True)
         case ops.Attention():
-            return BufferShape(op.heads * op.head_dim, has_token_rows=True)
+            return op.output, BufferShape(op.heads * op.head_dim, has_token_rows=True)
         case ops.Convolution():
-            return BufferShape(len(op.weight), has_token_rows=True)
+            return op.output, BufferShape(len(op.weight), has_token_rows=True)
         case ops.SelectiveScan():
-            return BufferShape(len(op.matrix), has_token_rows=True)
+            return op.output, BufferShape(len(op.matrix), has_token_rows=True)
         case ops.RMSNorm() | ops.LayerNorm() | ops.Scale() | ops.Add() | ops.Experts():
-            return shapes[op.input]
+            return op.output, shapes[op.input]
         case ops.Linear():
-            return BufferShape(op.column + op.weights.outputs, shapes[op.input].has_token_rows)
+            return op.output, BufferShape(
+                op.column + op.weights.outputs, shapes[op.input].has_token_rows
+            )
         case ops.Gate():
-            return BufferShape(shapes[op.input].columns // 2, shapes[op.input].has_token_rows)
+            return op.output, BufferShape(
+                shapes[op.input].columns // 2, shapes[op.input].has_token_rows
+            )
         case ops.Copy():
-            return BufferShape(op.width, shapes[op.input].has_token_rows)
+            return op.output, BufferShape(op.width, shapes[op.input].has_token_rows)
         case ops.Gather() | ops.Pool():
-            return BufferShape(shapes[op.input].columns, has_token_rows=False)
+            return op.output, BufferShape(shapes[op.input].columns, has_token_rows=False)
         case _:
             return None
 
@@ -139,12 +143,16 @@ class NativeProgram:
         program: Operations in order; the first writes the residual stream.
         context: Positions there are.
         vocabulary: Token ids there are.
-        cache_blocks: Blocks of 16 tokens in the paged cache.
+        cache_blocks: Blocks of 16 tokens in the paged cache, per cache group.
+        state_slots: Sequences whose states (`Convolution`, `SelectiveScan`) can be kept.
         cache_type: `float32` or `float16`.
         step_tokens: Tokens one step may hold.
         logit_rows: Rows of logits one step may ask for.
         pool: Threads; shared between programs.
         kernels: `auto`, or an instruction set by name.
+
+    Raises:
+        ValueError: an operation does not fit its buffers, its weights or the limits.
     """
 
     def __init__(
@@ -153,7 +161,8 @@ class NativeProgram:
         *,
         context: int,
         vocabulary: int,
-        cache_blocks: int,
+        cache_blocks: Sequence[int] = (),
+        state_slots: int = 0,
         cache_type: str = "float32",
         step_tokens: int = 512,
         logit_rows: int = 128,
@@ -165,7 +174,8 @@ class NativeProgram:
             logit_rows=logit_rows,
             context=context,
             vocabulary=vocabulary,
-            cache_blocks=cache_blocks,
+            cache_blocks=list(cache_blocks),
+            state_slots=state_slots,
             cache_type=cache_type,
             kernels=kernels,
             pool=pool or _native.Pool(),
@@ -174,11 +184,9 @@ class NativeProgram:
             name: self._native.add_buffer(shape.has_token_rows, shape.columns)
             for name, shape in buffer_shapes(program).items()
         }
-        tables: dict[int, _native.Table] = {}
+        builder = _Builder(self._native, self.buffers)
         for op in program:
-            if isinstance(op, ops.WriteKV):
-                self._native.add_cache_layer(op.kv_heads, op.head_dim)
-            self._append(op, tables)
+            builder.append(op)
         self._native.finish()
 
     @property
@@ -187,22 +195,31 @@ class NativeProgram:
         return self._native
 
     @property
-    def block_bytes(self) -> int:
-        """Bytes one cache block takes over all layers."""
+    def block_bytes(self) -> Sequence[int]:
+        """Bytes that one cache block of each group takes over all its layers."""
         return self._native.block_bytes
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes that the states of one sequence take over all layers."""
+        return self._native.slot_bytes
 
     def run(self, step: StepArrays) -> None:
         """Run one step; results stay in the buffers until the next.
 
         Raises:
-            ValueError: a token, position, block or row is out of range.
+            ValueError: a token, position, block, slot or row is out of range, or a prefix that
+                all its tokens see is not whole.
         """
         self._native.run(
             step.tokens,
             step.starts,
             step.lengths,
-            step.block_tables,
+            [table.blocks for table in step.tables],
+            [table.first_blocks for table in step.tables],
             step.logit_rows,
+            step.prefixes,
+            step.slots,
             step.inject_rows,
             step.inject_values,
         )
@@ -211,18 +228,31 @@ class NativeProgram:
         """The first rows of a buffer, without copying; the next step overwrites them."""
         return self._native.view(self.buffers[buffer], rows)
 
-    def _append(self, op: ops.Op, tables: dict[int, _native.Table]) -> None:
-        """Hand one operation to the core; equal arrays become one shared table."""
-        native, at = self._native, self.buffers
+
+class _Builder:
+    """Hands operations to the core, which knows buffers by number."""
+
+    def __init__(self, native: _native.Program, buffers: Mapping[str, int]) -> None:
+        self._native = native
+        self._at = buffers
+        self._tables: dict[int, _native.Table] = {}
+
+    def append(self, op: ops.Op) -> None:
         match op:
-            case ops.Embed():
-                native.embed(_packed(op.table), at[op.output])
-            case ops.Inject():
-                native.inject(at[op.output])
-            case ops.RMSNorm():
-                native.rms_norm(at[op.input], at[op.output], op.weight, op.epsilon)
-            case ops.LayerNorm():
-                native.layer_norm(at[op.input], at[op.output], op.weight, op.bias, op.epsilon)
+            case ops.Linear() | ops.Experts():
+                self._append_product(op)
+            case ops.AddPositions() | ops.Angles() | ops.Rotary() | ops.LogScale():
+                self._append_position(op)
+            case ops.WriteKV() | ops.Attention() | ops.Convolution() | ops.SelectiveScan():
+                self._append_mixer(op)
+            case ops.Activate() | ops.Gate() | ops.Clamp() | ops.SoftCap():
+                self._append_activation(op)
+            case _:
+                self._append_row_operation(op)
+
+    def _append_product(self, op: ops.Linear | ops.Experts) -> None:
+        native, at = self._native, self._at
+        match op:
             case ops.Linear():
                 native.linear(
                     at[op.input],
@@ -232,13 +262,61 @@ class NativeProgram:
                     op.column,
                     op.accumulates,
                 )
+            case ops.Experts():
+                native.experts(
+                    at[op.input],
+                    at[op.router],
+                    at[op.output],
+                    [_packed(weights) for weights in op.first],
+                    [_packed(weights) for weights in op.second],
+                    op.activation,
+                    op.is_gated,
+                    op.active,
+                    op.router_kind,
+                    op.is_renormalised,
+                )
+
+    def _append_position(
+        self, op: ops.AddPositions | ops.Angles | ops.Rotary | ops.LogScale
+    ) -> None:
+        native, at = self._native, self._at
+        match op:
+            case ops.AddPositions():
+                table = self._table(op.table)
+                native.add_positions(at[op.output], table, op.offset, op.channel, op.accumulates)
+            case ops.Angles():
+                stretch = op.stretch or ops.Stretch("dynamic_ntk", 1.0, 1)
+                native.angles(
+                    at[op.output],
+                    op.frequencies,
+                    op.factor,
+                    op.channel,
+                    stretch=op.stretch.kind if op.stretch else "none",
+                    base=stretch.base,
+                    trained=stretch.trained,
+                    stretch_factor=stretch.factor,
+                    has_length_factor=stretch.has_length_factor,
+                )
             case ops.Rotary():
-                for array in (op.cosine, op.sine):
-                    if id(array) not in tables:
-                        tables[id(array)] = _native.Table(array)
-                cosine, sine = tables[id(op.cosine)], tables[id(op.sine)]
-                native.rotary(at[op.buffer], op.column, op.heads, op.head_dim, cosine, sine)
+                native.rotary(
+                    at[op.buffer],
+                    at[op.angles],
+                    op.column,
+                    op.heads,
+                    op.head_dim,
+                    op.layout,
+                    op.offset,
+                )
+            case ops.LogScale():
+                native.log_scale(at[op.buffer], op.column, op.width, op.trained)
+
+    def _append_mixer(
+        self, op: ops.WriteKV | ops.Attention | ops.Convolution | ops.SelectiveScan
+    ) -> None:
+        native, at = self._native, self._at
+        match op:
             case ops.WriteKV():
+                native.add_cache_layer(op.group, op.kv_heads, op.head_dim)
                 native.write_kv(
                     at[op.input],
                     op.layer,
@@ -246,6 +324,7 @@ class NativeProgram:
                     op.value_column,
                     op.kv_heads,
                     op.head_dim,
+                    op.group,
                 )
             case ops.Attention():
                 native.attention(
@@ -256,11 +335,80 @@ class NativeProgram:
                     op.kv_heads,
                     op.head_dim,
                     op.scale,
+                    op.group,
+                    op.window,
+                    op.sees_prefix,
+                    op.soft_cap,
+                    op.slopes,
                 )
-            case ops.SiluGate():
-                native.silu_gate(at[op.input], at[op.output])
+            case ops.Convolution():
+                native.convolution(at[op.input], at[op.output], op.weight, op.bias)
+            case ops.SelectiveScan():
+                native.selective_scan(
+                    at[op.input],
+                    at[op.time_step],
+                    at[op.parameters],
+                    op.input_column,
+                    op.output_column,
+                    at[op.gate],
+                    op.gate_column,
+                    at[op.output],
+                    op.matrix,
+                    op.skip,
+                )
+
+    def _append_activation(self, op: ops.Activate | ops.Gate | ops.Clamp | ops.SoftCap) -> None:
+        native, at = self._native, self._at
+        match op:
+            case ops.Activate():
+                native.activate(at[op.buffer], op.activation)
+            case ops.Gate():
+                native.gate(at[op.input], at[op.output], op.activation)
+            case ops.Clamp():
+                native.clamp(at[op.buffer], op.column, op.width, op.limit)
+            case ops.SoftCap():
+                native.soft_cap(at[op.buffer], op.cap)
+
+    def _append_row_operation(self, op: ops.Op) -> None:
+        native, at = self._native, self._at
+        match op:
+            case ops.Embed():
+                native.embed(_packed(op.table), at[op.output], op.scale)
+            case ops.Inject():
+                native.inject(at[op.output])
+            case ops.RMSNorm():
+                native.rms_norm(at[op.input], at[op.output], op.weight, op.epsilon)
+            case ops.LayerNorm():
+                native.layer_norm(at[op.input], at[op.output], op.weight, op.bias, op.epsilon)
+            case ops.HeadNorm():
+                native.head_norm(
+                    at[op.buffer],
+                    op.column,
+                    op.heads,
+                    op.head_dim,
+                    op.kind,
+                    op.weight,
+                    op.bias,
+                    op.epsilon,
+                )
+            case ops.Copy():
+                native.copy(at[op.input], at[op.output], op.column)
+            case ops.Scale():
+                native.scale(at[op.input], at[op.output], op.factor)
+            case ops.Add():
+                native.add(at[op.input], at[op.output], op.factor)
             case ops.Gather():
                 native.gather(at[op.input], at[op.output])
+            case ops.Pool():
+                native.pool(at[op.input], at[op.output], op.kind, op.is_normalised)
+            case _:
+                raise AssertionError(op)
+
+    def _table(self, array: ops.FloatArray) -> _native.Table:
+        """Arrays that several operations read are kept once."""
+        if id(array) not in self._tables:
+            self._tables[id(array)] = _native.Table(array)
+        return self._tables[id(array)]
 
 
 def _packed(weights: ops.Weights) -> _native.Linear:

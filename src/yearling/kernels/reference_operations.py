@@ -116,7 +116,7 @@ def stretched_frequencies(stretch: ops.Stretch, dims: int, length: int) -> tuple
     """Work out the frequencies (dims/2,) at a sequence's length, and the factor on both tables."""
     ratio = length / stretch.trained
     if stretch.kind == "stepped_ntk":
-        growth = max(2 ** math.ceil(math.log2(ratio) + 1) - 1, 1.0)
+        growth = max(2 ** math.ceil(math.log2(stretch.factor * max(ratio, 1.0)) + 1) - 1, 1.0)
     else:
         growth = stretch.factor * ratio - (stretch.factor - 1) if ratio > 1 else 1.0
     base = stretch.base * growth ** (dims / (dims - 2))

@@ -21,8 +21,10 @@ __all__ = ["SentencePieceModel", "read_sentencepiece"]
 
 _MAX_FILE_BYTES = 1 << 25  # the largest published files have 5 MB
 _MAX_VARINT_BYTES = 10
+_MAX_FIELDS = 1 << 12  # beside pieces; each costs far more time than its two bytes
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 _MODEL_TYPES: Mapping[int, Literal["unigram", "bpe"]] = {1: "unigram", 2: "bpe"}
+_KIND_OF_NUMBER = {int(kind): kind for kind in TokenKind}
 
 Field = tuple[int, int | bytes]
 
@@ -82,7 +84,7 @@ class _Reader:
     def model(self, data: bytes) -> SentencePieceModel:
         pieces: list[tuple[str, float, TokenKind]] = []
         trainer, normalizer = b"", b""
-        for number, value in self._fields(data):
+        for number, value in self._fields(data, MAX_TOKENS + _MAX_FIELDS):
             if number == 1:
                 if len(pieces) == MAX_TOKENS:
                     raise self._error(f"more than {MAX_TOKENS} pieces")
@@ -128,15 +130,20 @@ class _Reader:
             raise self._error(f"score {value} of piece {token_id}")
         try:
             spelling = self._bytes(fields.get(1, b""), "a spelling").decode()
-            kind = TokenKind(self._integer(fields, 3, 1))
-        except ValueError as error:
-            raise self._error(f"piece {token_id} with {error}") from error
+            kind = _KIND_OF_NUMBER[self._integer(fields, 3, 1)]
+        except UnicodeDecodeError as error:
+            raise self._error(f"a spelling of piece {token_id} that is not UTF-8") from error
+        except KeyError as error:
+            raise self._error(f"piece {token_id} of kind {error}") from error
         return spelling, value, kind
 
-    def _fields(self, data: bytes) -> Iterator[Field]:
+    def _fields(self, data: bytes, limit: int = _MAX_FIELDS) -> Iterator[Field]:
         """Numbers and values: varints as integers, all else as bytes."""
-        position = 0
+        position = num_fields = 0
         while position < len(data):
+            num_fields += 1
+            if num_fields > limit:
+                raise self._error(f"more than {limit} fields in one message")
             key, position = self._varint(data, position)
             number, kind = key >> 3, key & 7
             if kind == _VARINT:
@@ -157,6 +164,8 @@ class _Reader:
             position += length
 
     def _varint(self, data: bytes, position: int) -> tuple[int, int]:
+        if position < len(data) and (first := data[position]) < 0x80:
+            return first, position + 1  # nearly all are that short
         value = 0
         for index in range(_MAX_VARINT_BYTES):
             if position + index >= len(data):

@@ -4,7 +4,6 @@ Both are turned into what a `tokenizer.json` would hold and are read as that.
 """
 
 import base64
-import binascii
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -134,7 +133,7 @@ def _ranks(path: Path) -> dict[str, int]:
         encoded, _, rank = line.partition(" ")
         try:
             token = base64.b64decode(encoded, validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise ModelFormatError(f"{path}: line {number} is not base64: {error}.") from error
         if rank != str(len(tokens)) or not token or len(tokens) == MAX_TOKENS:
             raise ModelFormatError(

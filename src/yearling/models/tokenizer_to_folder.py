@@ -55,6 +55,9 @@ def folder_tokenizer(metadata: Mapping[str, Any], template: str | None) -> dict[
 
 def _tokenizer_json(parts: TokenizerParts) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(parts.backend.to_str())
+    for token_id, kind in enumerate(parts.vocabulary.kinds):
+        if kind is TokenKind.UNUSED:  # fills the rows that pad an embedding
+            content["model"]["vocab"].pop(f"[PAD{token_id}]", None)
     content["added_tokens"] = _added_tokens(parts.vocabulary)
     content["decoder"] = _decoder(parts.vocabulary)
     content["post_processor"] = _post_processor(parts)

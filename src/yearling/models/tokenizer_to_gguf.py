@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from yearling.core.errors import ModelFormatError
 from yearling.models.json_file import read_json_object
@@ -35,14 +36,15 @@ def gguf_tokenizer(folder: Path, rows: int, end_ids: Sequence[int]) -> dict[str,
         end_ids: Tokens that end an answer: of a text, of a turn.
 
     Returns:
-        Metadata; empty when the folder has no tokenizer.
+        Metadata; the ends of an answer alone when the folder has no tokenizer.
 
     Raises:
         ModelFormatError: the tokenizer is malformed, or GGUF has no name for how it works.
     """
     path = folder / "tokenizer.json"
     if not path.exists():
-        return {}
+        names = ("eos", "eot")
+        return {f"{_PREFIX}{n}_token_id": i for n, i in zip(names, end_ids, strict=False)}
     beside = folder / "tokenizer_config.json"
     config = read_json_object(beside, _MAX_FILE_BYTES) if beside.exists() else {}
     data, parts = read_json_object(path, _MAX_FILE_BYTES), tokenizer_parts(path, config)
@@ -50,16 +52,19 @@ def gguf_tokenizer(folder: Path, rows: int, end_ids: Sequence[int]) -> dict[str,
         raise ModelFormatError(
             f"{path}: a model of type {data['model']['type']} is not written to GGUF; BPE is."
         )
-    kind = _byte_level if parts.vocabulary.spelling == "byte_level" else _sentencepiece
     unknown = data["model"].get("unk_token")
+    if parts.vocabulary.spelling == "byte_level":
+        settings = _byte_level(data, path)
+    else:
+        settings = _sentencepiece(data, parts.vocabulary, rows)
     return {
-        **kind(data, parts, path),
+        **settings,
         **_tokens(parts.vocabulary, rows, unknown),
         **_special_ids(config, parts, path, end_ids),
     }
 
 
-def _byte_level(data: Mapping[str, Any], parts: TokenizerParts, path: Path) -> dict[str, Any]:
+def _byte_level(data: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return {
         _PREFIX + "model": "gpt2",
         _PREFIX + "pre": _split_name(data, path),
@@ -68,12 +73,12 @@ def _byte_level(data: Mapping[str, Any], parts: TokenizerParts, path: Path) -> d
     }
 
 
-def _sentencepiece(data: Mapping[str, Any], parts: TokenizerParts, path: Path) -> dict[str, Any]:
+def _sentencepiece(data: Mapping[str, Any], vocabulary: Vocabulary, rows: int) -> dict[str, Any]:
     return {
         _PREFIX + "model": "llama",
         _PREFIX + "pre": "default",
-        _PREFIX + "scores": _scores(data, parts.vocabulary),
-        _PREFIX + "add_space_prefix": parts.vocabulary.adds_space_prefix,
+        _PREFIX + "scores": _scores(data, vocabulary, rows),
+        _PREFIX + "add_space_prefix": vocabulary.adds_space_prefix,
     }
 
 
@@ -100,15 +105,13 @@ def _split_name(data: Mapping[str, Any], path: Path) -> str:
     )
 
 
-def _scores(data: Mapping[str, Any], vocabulary: Vocabulary) -> Any:
+def _scores(data: Mapping[str, Any], vocabulary: Vocabulary, rows: int) -> NDArray[np.float32]:
     """Give tokens scores in the order of their merges; what no merge makes comes last."""
-    rank: dict[str, int] = {}
-    for number, (left, right) in enumerate(_pairs(data)):
-        rank.setdefault(left + right, number)
-    # Ranks of tokens, not of merges: float32 counts the former exactly.
-    order = {piece: number for number, piece in enumerate(rank)}
-    last = len(order)
-    return np.array([-order.get(piece or "", last) for piece in vocabulary.pieces], np.float32)
+    made = dict.fromkeys(left + right for left, right in _pairs(data))
+    order = {piece: number for number, piece in enumerate(made)}
+    padding = max(rows - len(vocabulary.pieces), 0)
+    pieces = (*vocabulary.pieces, *[None] * padding)
+    return np.array([-order.get(piece or "", len(order)) for piece in pieces], np.float32)
 
 
 def _tokens(vocabulary: Vocabulary, rows: int, unknown: str | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from yearling.server.log import log_failure
 from yearling.server.models import ServedModel
 from yearling.server.routes.chat import create_chat_completion
 from yearling.server.routes.completions import create_completion
+from yearling.server.routes.embeddings import create_embeddings
 from yearling.server.routes.page import asset, page
 from yearling.server.routes.status import health, list_models, metrics, retrieve_model
 from yearling.server.routes.tokenization import detokenize, tokenize
@@ -33,6 +34,7 @@ _ROUTES: Sequence[tuple[str, Callable[..., Any], list[str]]] = (
     ("/v1/models/{name:path}", retrieve_model, _READING),
     ("/v1/chat/completions", create_chat_completion, ["POST"]),
     ("/v1/completions", create_completion, ["POST"]),
+    ("/v1/embeddings", create_embeddings, ["POST"]),
     ("/tokenize", tokenize, ["POST"]),
     ("/detokenize", detokenize, ["POST"]),
 )

@@ -11,7 +11,7 @@ from yearling.core.errors import CapacityError, EngineError, WorkerLostError
 from yearling.server.errors import HttpError
 from yearling.server.limits import Limits
 from yearling.serving.async_engine import AsyncEngine
-from yearling.serving.request import GenerationRequest, OutputEvent
+from yearling.serving.request import EngineRequest, OutputEvent
 from yearling.wire.openai.errors import ErrorReply
 
 __all__ = ["Admission", "Generation", "GenerationObserver"]
@@ -37,13 +37,13 @@ class Admission:
         self.num_requests = 0
         self.num_prompt_tokens = 0
 
-    def enter(self, requests: Sequence[GenerationRequest]) -> None:
+    def enter(self, requests: Sequence[EngineRequest]) -> None:
         """Take requests in, all or none; whoever comes alone always gets in.
 
         Raises:
             CapacityError: the queue is full.
         """
-        tokens = sum(len(request.prompt) for request in requests)
+        tokens = sum(request.num_prompt_tokens for request in requests)
         is_full = (
             self.num_requests + len(requests) > self._limits.open_requests
             or self.num_prompt_tokens + tokens > self._limits.open_prompt_tokens
@@ -56,10 +56,10 @@ class Admission:
         self.num_requests += len(requests)
         self.num_prompt_tokens += tokens
 
-    def leave(self, requests: Sequence[GenerationRequest]) -> None:
+    def leave(self, requests: Sequence[EngineRequest]) -> None:
         """Give back what `enter` took."""
         self.num_requests -= len(requests)
-        self.num_prompt_tokens -= sum(len(request.prompt) for request in requests)
+        self.num_prompt_tokens -= sum(request.num_prompt_tokens for request in requests)
 
 
 class Generation:
@@ -71,7 +71,7 @@ class Generation:
     def __init__(
         self,
         engine: AsyncEngine,
-        requests: Sequence[GenerationRequest],
+        requests: Sequence[EngineRequest],
         admission: Admission,
         observer: GenerationObserver,
         limits: Limits,
@@ -148,7 +148,7 @@ class Generation:
         kind = EngineError if self._engine.is_ready else WorkerLostError
         return kind(event.error or "The engine gave this request up.")
 
-    async def _pump(self, index: int, request: GenerationRequest) -> None:
+    async def _pump(self, index: int, request: EngineRequest) -> None:
         last: OutputEvent | None = None
         reason = "cancelled"
         try:
@@ -160,7 +160,7 @@ class Generation:
         finally:
             self._observer.request_ended(last, reason=reason)
 
-    async def _forward(self, index: int, request: GenerationRequest) -> OutputEvent:
+    async def _forward(self, index: int, request: EngineRequest) -> OutputEvent:
         clock = time.monotonic()
         is_first = True
         async with aclosing(self._engine.generate(request)) as events:

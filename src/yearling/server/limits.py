@@ -32,6 +32,8 @@ class Limits:
     messages: int = _bound(2048, "Messages of one conversation.")
     choices: int = _bound(8, "Answers to one prompt (n).")
     prompts: int = _bound(64, "Prompts in one completions request.")
+    inputs: int = _bound(2048, "Texts in one embeddings request.")
+    input_tokens: int = _bound(300_000, "Tokens of all those texts together.")
     stops: int = _bound(16, "Stop strings, of at most 256 characters each.")
     logit_biases: int = _bound(1024, "Entries of logit_bias.")
     prompt_bytes_per_context_token: int = _bound(
@@ -54,6 +56,7 @@ class Limits:
             messages=self.messages,
             choices=self.choices,
             prompts=self.prompts,
+            inputs=self.inputs,
             stops=self.stops,
             logit_biases=self.logit_biases,
         )

@@ -30,7 +30,7 @@ class Metrics:
         )
         self.requests = Counter(
             "yearling_requests",
-            "Generation requests that ended, by why they did.",
+            "Requests that ended, by why they did.",
             ("model", "finish_reason"),
             registry=self.registry,
         )
@@ -39,6 +39,7 @@ class Metrics:
             "cached_prompt_tokens", "Those that came from the prefix cache."
         )
         self.generated_tokens = self._count("generated_tokens", "Tokens sent to clients.")
+        self.embedded_inputs = self._count("embedded_inputs", "Texts turned into vectors.")
         self.first_token = Histogram(
             "yearling_time_to_first_token_seconds",
             "From admission to the first token.",

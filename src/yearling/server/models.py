@@ -25,8 +25,9 @@ class ServedModel:
         name: As clients call it.
         tokenizer: Text to ids and back.
         chat_template: None when the model has none and cannot chat.
-        context: Tokens of prompt and answer together.
+        context: Tokens of prompt and answer together; of one text in an encoder.
         fingerprint: Changes when the answers to equal seeds may.
+        embedding_width: Numbers of a text's vector in an encoder; None in a model that generates.
         created: Seconds since 1970.
     """
 
@@ -38,6 +39,7 @@ class ServedModel:
     admission: Admission
     limits: Limits
     fingerprint: str
+    embedding_width: int | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     def encode_chat(
@@ -46,10 +48,11 @@ class ServedModel:
         """Render a conversation into token ids.
 
         Raises:
-            UnsupportedError: the model has no chat template.
+            UnsupportedError: the model has no chat template, or is an encoder.
             ContextLengthError: the bytes alone show that it cannot fit.
             TemplateError: the template refuses the conversation.
         """
+        self.check_generates()
         if self.chat_template is None:
             raise UnsupportedError(
                 f"{self.name} has no chat template: it completes text, at /v1/completions.",
@@ -60,14 +63,52 @@ class ServedModel:
         return self.chat_template.encode(messages, add_generation_prompt=add_generation_prompt)
 
     def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Tokenize raw text, control tokens written in it included.
+        """Tokenize raw text; control tokens written in it count, but not for an encoder.
 
         Raises:
             ContextLengthError: the bytes alone show that it cannot fit.
         """
         self._check_bytes(len(text.encode()), "prompt")
+        if self.embedding_width is not None:
+            return self.tokenizer.encode(text, add_special=add_special_tokens)
         add_bos = add_special_tokens and self.tokenizer.adds_bos
         return self.tokenizer.encode(text, parse_special=True, add_bos=add_bos)
+
+    def encode_input(self, text: str, parameter: str) -> list[int]:
+        """Tokenize a text for its vector; special tokens come around it, never out of it.
+
+        Raises:
+            ContextLengthError: the bytes alone show that it cannot fit.
+        """
+        self._check_bytes(len(text.encode()), parameter)
+        return self.tokenizer.encode(text, add_special=True)
+
+    def check_generates(self) -> None:
+        """Refuse to generate with an encoder.
+
+        Raises:
+            UnsupportedError: the model is one.
+        """
+        if self.embedding_width is not None:
+            raise UnsupportedError(
+                f"{self.name} is an encoder: it turns texts into vectors, at /v1/embeddings, and "
+                f"generates nothing. Name a model that does; GET /v1/models lists them.",
+                parameter="model",
+            )
+
+    def check_embeds(self) -> int:
+        """Give the width of the model's vectors.
+
+        Raises:
+            UnsupportedError: the model generates text.
+        """
+        if self.embedding_width is None:
+            raise UnsupportedError(
+                f"{self.name} generates text and gives no vectors: name an encoder that is served "
+                f"here, or start the server with one beside it, for example --model minilm.",
+                parameter="model",
+            )
+        return self.embedding_width
 
     def check_ready(self) -> None:
         """Refuse work while the engine cannot take it.

@@ -9,7 +9,7 @@ from yearling.server.errors import HttpError
 from yearling.server.generation import Generation
 from yearling.server.metrics import Metrics
 from yearling.server.models import ServedModel, ServedModels
-from yearling.serving.request import GenerationRequest
+from yearling.serving.request import EngineRequest
 from yearling.wire.openai.errors import ErrorReply
 
 __all__ = ["Service"]
@@ -46,7 +46,7 @@ class Service:
 
     @asynccontextmanager
     async def generation(
-        self, model: ServedModel, requests: Sequence[GenerationRequest]
+        self, model: ServedModel, requests: Sequence[EngineRequest]
     ) -> AsyncIterator[Generation]:
         """Run requests until the context ends.
 

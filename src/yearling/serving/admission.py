@@ -9,7 +9,7 @@ from yearling.core.errors import (
     RequestError,
     UnsupportedError,
 )
-from yearling.serving.request import GenerationRequest
+from yearling.serving.request import EmbeddingRequest, EngineRequest, GenerationRequest
 
 __all__ = ["AdmissionLimits"]
 
@@ -25,7 +25,7 @@ class AdmissionLimits:
         vocabulary: Token ids run from 0 to here, or None when unknown.
         whole_prompt: Tokens of the longest prompt, where its tokens see each other and must be
             computed in one step; None where prompts may be cut.
-        can_generate: False for an encoder.
+        can_generate: False for an encoder, which gives vectors; `context` bounds each text.
     """
 
     context: int
@@ -34,7 +34,7 @@ class AdmissionLimits:
     whole_prompt: int | None = None
     can_generate: bool = True
 
-    def check(self, request: GenerationRequest, num_open: int) -> None:
+    def check(self, request: EngineRequest, num_open: int) -> None:
         """Refuse what can never be served, or not now.
 
         Raises:
@@ -43,13 +43,10 @@ class AdmissionLimits:
             UnsupportedError: the model cannot do such a thing at all.
             CapacityError: `max_requests` are open.
         """
-        self._check_ability(request)
-        if not request.prompt:
-            raise RequestError("the prompt is empty: send at least one token.", parameter="prompt")
-        self._check_length(request)
-        self._check_ids(request.prompt, "prompt")
-        self._check_ids(request.sampling.logit_bias, "logit_bias")
-        self._check_ids(request.sampling.stop_token_ids, "stop_token_ids")
+        if isinstance(request, EmbeddingRequest):
+            self._check_embedding(request)
+        else:
+            self._check_generation(request)
         if self.max_requests is not None and num_open >= self.max_requests:
             raise CapacityError(
                 f"{num_open} requests are running or waiting, the most this model takes "
@@ -61,6 +58,31 @@ class AdmissionLimits:
         room = self.context - len(request.prompt)
         asked = request.sampling.max_tokens
         return room if asked is None else min(asked, room)
+
+    def _check_generation(self, request: GenerationRequest) -> None:
+        self._check_ability(request)
+        if not request.prompt:
+            raise RequestError("the prompt is empty: send at least one token.", parameter="prompt")
+        self._check_length(request)
+        self._check_ids(request.prompt, "prompt")
+        self._check_ids(request.sampling.logit_bias, "logit_bias")
+        self._check_ids(request.sampling.stop_token_ids, "stop_token_ids")
+
+    def _check_embedding(self, request: EmbeddingRequest) -> None:
+        if self.can_generate:
+            raise UnsupportedError(
+                "this model generates text and gives no vectors: load an encoder for embeddings, "
+                "for example minilm."
+            )
+        for index, tokens in enumerate(request.inputs):
+            where = f"input[{index}]"
+            if not 0 < len(tokens) <= self.context:
+                raise ContextLengthError(
+                    f"{where} has {len(tokens)} tokens, but a text may have 1 to {self.context}: "
+                    f"shorten it, or cut it into several.",
+                    parameter=where,
+                )
+            self._check_ids(tokens, where)
 
     def _check_ability(self, request: GenerationRequest) -> None:
         if not self.can_generate:

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Literal, Protocol
 
 from yearling.core.errors import EngineError
-from yearling.serving.engine import Engine, EngineStats
-from yearling.serving.engine_loop import run_engine
+from yearling.serving.engine import EngineStats
+from yearling.serving.engine_loop import SteppedEngine, run_engine
 from yearling.serving.messages import Command, Refused, Report, StepReport, Stop
-from yearling.serving.request import GenerationRequest, OutputEvent
+from yearling.serving.request import EngineRequest, OutputEvent
 from yearling.serving.streams import StreamTable
 
 __all__ = ["AsyncEngine", "EngineState", "LocalEngine"]
@@ -43,7 +43,7 @@ class AsyncEngine(Protocol):
         """Counters and gauges after the last step."""
         ...
 
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[OutputEvent, None]:
+    def generate(self, request: EngineRequest) -> AsyncGenerator[OutputEvent, None]:
         """Admit a request on the first `anext` and yield its events to the final one.
 
         Closing the iterator cancels the request. A slow reader holds up nobody: its events
@@ -76,7 +76,7 @@ class LocalEngine:
         state: Where it is in its life.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: SteppedEngine) -> None:
         self.state: EngineState = "stopped"
         self._engine = engine
         self._stats = engine.stats()
@@ -98,7 +98,7 @@ class LocalEngine:
         """Counters and gauges after the last step."""
         return self._stats
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[OutputEvent, None]:
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[OutputEvent, None]:
         """Admit a request and yield its events; closing the iterator cancels it."""
         if not self.is_ready:
             raise EngineError(self.error or f"the engine is {self.state}: try again in a moment.")

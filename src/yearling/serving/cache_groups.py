@@ -190,9 +190,7 @@ class WindowGroup:
         block_size: Tokens per block.
     """
 
-    def __init__(
-        self, num_blocks: int, block_size: int, window: int, max_step_tokens: int
-    ) -> None:
+    def __init__(self, num_blocks: int, block_size: int, window: int, max_step_tokens: int) -> None:
         """Number the blocks of a window group.
 
         Args:

@@ -17,7 +17,12 @@ from yearling.serving.cache import Cache, new_group
 from yearling.serving.detokenizer import Detokenizer, Pieces, TokenText
 from yearling.serving.executor import Executor, SequenceOutput
 from yearling.serving.generation import Generation
-from yearling.serving.request import GenerationRequest, OutputEvent, SamplingParams
+from yearling.serving.request import (
+    EngineRequest,
+    GenerationRequest,
+    OutputEvent,
+    SamplingParams,
+)
 from yearling.serving.scheduler import Chunk, Scheduler, StepLimits
 from yearling.serving.sequence import TokenSequence
 
@@ -153,7 +158,7 @@ class Engine:
         """Whether `step` has something to do or to tell."""
         return bool(self._generations or self._news)
 
-    def add(self, request: GenerationRequest) -> None:
+    def add(self, request: EngineRequest) -> None:
         """Admit a request; its events come from `step`.
 
         Raises:
@@ -164,6 +169,7 @@ class Engine:
         if self.error is not None:
             raise EngineError(self.error)
         self.limits.check(request, len(self._generations))
+        assert isinstance(request, GenerationRequest), "the limits let nothing else through"
         if request.request_id in self._generations:
             raise RequestError(f"request id {request.request_id!r} is already running.")
         generation = self._new_generation(request)

@@ -4,19 +4,65 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from yearling.core.errors import YearlingError
-from yearling.serving.engine import Engine
+from yearling.serving.admission import AdmissionLimits
+from yearling.serving.engine import EngineStats
 from yearling.serving.messages import (
     Add,
     Cancel,
     Command,
+    Embed,
     ErrorReport,
     Refused,
     Report,
     StepReport,
     Stop,
 )
+from yearling.serving.request import EngineRequest, OutputEvent
 
-__all__ = ["Channel", "run_engine"]
+__all__ = ["Channel", "SteppedEngine", "run_engine"]
+
+
+class SteppedEngine(Protocol):
+    """What the loop needs of an engine: `Engine` generates, `EncoderEngine` gives vectors."""
+
+    @property
+    def limits(self) -> AdmissionLimits:
+        """What `add` checks."""
+        ...
+
+    @property
+    def error(self) -> str | None:
+        """Why the engine is broken, or None while it works."""
+        ...
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has something to do or to tell."""
+        ...
+
+    def add(self, request: EngineRequest) -> None:
+        """Admit a request; its events come from `step`.
+
+        Raises:
+            YearlingError: it is refused, now or for ever.
+        """
+        ...
+
+    def cancel(self, request_id: str) -> None:
+        """End a request at once; one that has ended already is left alone."""
+        ...
+
+    def cancel_all(self) -> None:
+        """End every request."""
+        ...
+
+    def step(self) -> list[OutputEvent]:
+        """Bring requests forward and return the news; never raises."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges of this moment."""
+        ...
 
 
 class Channel(Protocol):
@@ -39,7 +85,7 @@ class Channel(Protocol):
         ...
 
 
-def run_engine(engine: Engine, channel: Channel) -> None:
+def run_engine(engine: SteppedEngine, channel: Channel) -> None:
     """Serve commands until told to stop, or until the engine breaks (`engine.error` says why).
 
     Raises:
@@ -55,9 +101,9 @@ def run_engine(engine: Engine, channel: Channel) -> None:
         channel.send(StepReport(engine.step(), engine.stats()))
 
 
-def _obey(engine: Engine, command: Command, channel: Channel) -> None:
+def _obey(engine: SteppedEngine, command: Command, channel: Channel) -> None:
     match command:
-        case Add(request):
+        case Add(request) | Embed(request):
             try:
                 engine.add(request)
             except YearlingError as error:

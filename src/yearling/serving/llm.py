@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from yearling.models.tokenizer import Tokenizer
+    from yearling.serving.model import TextEncoder
 
 __all__ = ["LLM", "GenerationResult"]
 
@@ -83,7 +84,8 @@ class LLM:
         Args:
             path: Name in the store, GGUF file, Hugging Face folder, or `hf:ORG/NAME`; a known
                 name that is not in the store yet is pulled first.
-            executor: `auto` or `native`.
+            executor: `native`; `torch` or `transformers`, which need the train extra; or `auto`:
+                native, and transformers for a folder that no family covers.
             weights: `auto` keeps the file's precision; or `float32`, `float16`, `int8`, `int4`.
             options: Other fields of `ModelOptions`, for example `context=2048`.
 
@@ -92,6 +94,7 @@ class LLM:
             ModelNotFoundError: nothing of that name is there.
             DownloadError: the model cannot be pulled.
             ModelFormatError: its files are malformed or of an unsupported kind.
+            UnsupportedError: the executor is not installed, or cannot run such a model.
         """
         from yearling.models.store import ensure
 
@@ -183,19 +186,58 @@ class LLM:
             if event.text:
                 yield event.text
 
-    def logits(self, ids: Sequence[int]) -> "NDArray[np.float32]":
+    def logits(self, ids: Sequence[int], num_prompt: int | None = None) -> "NDArray[np.float32]":
         """Logits of every position of a sequence: an array [T, V] in float32.
+
+        Args:
+            ids: The sequence.
+            num_prompt: Leading ids that are its prompt, where that makes a difference: in models
+                whose prompt tokens see each other or whose rotation depends on the length. None
+                takes all of them.
 
         Raises:
             RequestError: the sequence is empty or holds ids the model does not have.
             ContextLengthError: the sequence is longer than the context.
+            UnsupportedError: the model is an encoder.
         """
         tokens = [int(token) for token in ids]
         limits = AdmissionLimits(self._model.context, None, self._engine.limits.vocabulary)
         limits.check(GenerationRequest("logits", tokens, is_prompt_only=True), 0)
         with self._lock:
             self._check_open()
-            return self._executor.logits(tokens)
+            return self._executor.logits(tokens, num_prompt)
+
+    def embed(self, texts: Prompt | Sequence[Prompt]) -> "NDArray[np.float32]":
+        """Vectors of texts, by an encoder.
+
+        Special tokens written in a text stay text; those the encoder was trained to see around
+        it are added. Token ids are taken as they are.
+
+        Args:
+            texts: One text, or several; a text is a string or a sequence of token ids.
+
+        Returns:
+            For one text its vector (E,), for a list an array (n, E) in the same order.
+
+        Raises:
+            UnsupportedError: the model generates text, and has no vectors.
+            RequestError: a text is empty or holds ids the model does not have.
+            ContextLengthError: a text is longer than the context.
+        """
+        if not self._model.is_encoder:
+            raise UnsupportedError(
+                f"{self._model.name} generates text and gives no embeddings: load an encoder, "
+                f"for example minilm."
+            )
+        several = [texts] if _is_prompt(texts) else cast("Sequence[Prompt]", texts)
+        tokens = [self._encode_whole(text) for text in several]
+        limits = AdmissionLimits(self._model.context, None, self._engine.limits.vocabulary)
+        for ids in tokens:
+            limits.check(GenerationRequest("embed", ids, is_prompt_only=True), 0)
+        with self._lock:
+            self._check_open()
+            vectors = cast("TextEncoder", self._executor).embed(tokens)
+        return vectors[0] if _is_prompt(texts) else vectors
 
     def tokenize(self, text: str, *, add_bos: bool = True) -> list[int]:
         """Token ids of a text, as `generate` would read it.
@@ -304,6 +346,11 @@ class LLM:
         if isinstance(prompt, str):
             return self.tokenize(prompt)
         return [int(token) for token in prompt]
+
+    def _encode_whole(self, text: Prompt) -> list[int]:
+        if isinstance(text, str):
+            return self._tokenizer().encode(text, add_special=True)
+        return [int(token) for token in text]
 
     def _encode_chat(self, messages: Conversation) -> list[int]:
         template = self._model.chat_template

@@ -13,12 +13,19 @@ from yearling.core import errors
 from yearling.core.errors import EngineError, RequestError, YearlingError
 from yearling.serving.admission import AdmissionLimits
 from yearling.serving.engine import EngineStats
-from yearling.serving.request import GenerationRequest, OutputEvent, SamplingParams
+from yearling.serving.request import (
+    EmbeddingRequest,
+    EngineRequest,
+    GenerationRequest,
+    OutputEvent,
+    SamplingParams,
+)
 
 __all__ = [
     "Add",
     "Cancel",
     "Command",
+    "Embed",
     "ErrorReport",
     "FrameReader",
     "Ready",
@@ -28,6 +35,7 @@ __all__ = [
     "StartFailed",
     "StepReport",
     "Stop",
+    "admission_command",
     "decode_command",
     "decode_report",
     "encode_frame",
@@ -79,6 +87,12 @@ class Add(msgspec.Struct, tag=True):
     request: GenerationRequest
 
 
+class Embed(msgspec.Struct, tag=True):
+    """Admit an embedding request."""
+
+    request: EmbeddingRequest
+
+
 class Cancel(msgspec.Struct, tag=True):
     """Cancel a request; nothing happens when it has ended already."""
 
@@ -116,8 +130,13 @@ class StepReport(msgspec.Struct, tag=True):
     stats: EngineStats
 
 
-Command = Start | Add | Cancel | Stop
+Command = Start | Add | Embed | Cancel | Stop
 Report = Ready | StartFailed | Refused | StepReport
+
+
+def admission_command(request: EngineRequest) -> Command:
+    """The command that admits a request."""
+    return Embed(request) if isinstance(request, EmbeddingRequest) else Add(request)
 
 
 def _to_plain(value: object) -> object:

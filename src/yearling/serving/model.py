@@ -1,6 +1,7 @@
 """Opening a model by name or path, and building the engine that runs it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from pydantic import Field
 
 from yearling.core.config import Config
-from yearling.core.errors import ConfigError
+from yearling.core.errors import ConfigError, UnsupportedError
 from yearling.serving.engine import Engine, EngineConfig
 from yearling.serving.executor import Executor
 
@@ -18,12 +19,14 @@ if TYPE_CHECKING:  # a server that only lists its models need not load NumPy and
 
     from yearling.models.chat_template import ChatTemplate
     from yearling.models.checkpoint import Checkpoint
+    from yearling.models.checkpoint.fallback_checkpoint import FallbackCheckpoint
     from yearling.models.tokenizer import Tokenizer
 
 __all__ = [
     "LoadedExecutor",
     "LoadedModel",
     "ModelOptions",
+    "TextEncoder",
     "build_engine",
     "load_executor",
     "load_model",
@@ -34,8 +37,13 @@ __all__ = [
 class ModelOptions(Config):
     """How a model is run."""
 
-    executor: Literal["auto", "native"] = Field(
-        default="auto", description="What runs the steps; auto takes the native core."
+    executor: Literal["auto", "native", "torch", "transformers"] = Field(
+        default="auto",
+        description="What runs the steps; auto takes the native core, and transformers for a "
+        "folder that no family covers.",
+    )
+    device: str = Field(
+        default="cpu", min_length=1, description="Where torch and transformers compute."
     )
     weights: Literal["auto", "float32", "float16", "int8", "int4"] = Field(
         default="auto", description="Number format of the weights; auto keeps the file's."
@@ -67,12 +75,22 @@ class ModelOptions(Config):
 class LoadedExecutor(Executor, Protocol):
     """An executor in this process, with what the Python API needs beyond steps."""
 
-    def logits(self, tokens: Sequence[int]) -> "NDArray[np.float32]":
-        """Logits [T, V] of a sequence on its own, beside the cache."""
+    def logits(
+        self, tokens: Sequence[int], num_prompt: int | None = None
+    ) -> "NDArray[np.float32]":
+        """Logits [T, V] of a sequence on its own, beside the cache; None: it is all prompt."""
         ...
 
     def close(self) -> None:
         """Free weights and cache."""
+        ...
+
+
+class TextEncoder(LoadedExecutor, Protocol):
+    """The executor of an encoder: it has no cache and generates nothing."""
+
+    def embed(self, sequences: Sequence[Sequence[int]]) -> "NDArray[np.float32]":
+        """One vector for each sequence [n, E]."""
         ...
 
 
@@ -88,18 +106,22 @@ class LoadedModel:
         tokenizer: None when the files carry none; such a model takes and gives token ids.
         chat_template: None when the files carry none; such a model completes but cannot chat.
         context: Tokens of prompt and answer together.
+        vocabulary: Token ids run from 0 to here.
         eos_token_ids: Ids that end an answer.
+        is_encoder: Whether it gives vectors instead of text.
         chat_stop: Texts that end an answer in a chat, beside those ids.
     """
 
     name: str
     path: Path
     options: ModelOptions
-    checkpoint: "Checkpoint"
+    checkpoint: "Checkpoint | FallbackCheckpoint"
     tokenizer: "Tokenizer | None"
     chat_template: "ChatTemplate | None"
     context: int
+    vocabulary: int
     eos_token_ids: tuple[int, ...]
+    is_encoder: bool = False
     chat_stop: tuple[str, ...] = ()
 
 
@@ -116,12 +138,11 @@ def load_model(name: str | Path, options: ModelOptions | None = None) -> LoadedM
         ConfigError: an option does not fit the model.
         TemplateError: the chat template does not fit the tokenizer.
     """
-    from yearling.models.checkpoint import open_checkpoint
     from yearling.models.store import resolve
 
     options = options or ModelOptions()
     path = resolve(str(name))
-    checkpoint = open_checkpoint(path)
+    checkpoint, shape = _open(path, options)
     chat = _chat(checkpoint, options.chat_template)
     eos_token_ids = {*checkpoint.eos_token_ids, *chat.stop_token_ids}
     if chat.tokenizer is not None and chat.tokenizer.eos_id is not None:
@@ -133,8 +154,10 @@ def load_model(name: str | Path, options: ModelOptions | None = None) -> LoadedM
         checkpoint=checkpoint,
         tokenizer=chat.tokenizer,
         chat_template=chat.template,
-        context=_context(options.context, checkpoint.spec.context, path),
+        context=_context(options.context, shape.context, path),
+        vocabulary=shape.vocabulary,
         eos_token_ids=tuple(sorted(eos_token_ids)),
+        is_encoder=shape.is_encoder,
         chat_stop=chat.stop_texts,
     )
 
@@ -144,21 +167,18 @@ def load_executor(model: LoadedModel) -> LoadedExecutor:
 
     Raises:
         ModelFormatError: the files are malformed.
-        UnsupportedError: no executor of this build runs such a model.
+        UnsupportedError: no executor of this build runs such a model, or what it needs is not
+            installed.
+        ConfigError: an option does not fit the executor.
+        CapacityError: its cache does not fit the memory it was given.
     """
-    from yearling.serving.executors.native import NativeExecutor
+    from yearling.models.checkpoint.fallback_checkpoint import FallbackCheckpoint
 
-    options = model.options
-    return NativeExecutor.load(
-        model.checkpoint,
-        weights=options.weights,
-        kv_type=options.kv_type,
-        cache_bytes=options.cache_bytes,
-        context=model.context,
-        max_sequences=options.max_sequences,
-        max_step_tokens=options.max_step_tokens,
-        threads=options.threads,
-    )
+    if isinstance(model.checkpoint, FallbackCheckpoint):
+        return _load_transformers(model, model.checkpoint)
+    if model.options.executor == "torch":
+        return _load_torch(model, model.checkpoint)
+    return _load_native(model, model.checkpoint)
 
 
 def new_engine(model: LoadedModel, executor: Executor) -> Engine:
@@ -174,7 +194,7 @@ def new_engine(model: LoadedModel, executor: Executor) -> Engine:
             max_step_tokens=options.max_step_tokens,
             max_waiting=options.max_waiting,
         ),
-        vocabulary=model.checkpoint.spec.vocabulary,
+        vocabulary=model.vocabulary,
     )
 
 
@@ -184,6 +204,113 @@ def build_engine(path: str, options: Mapping[str, Any]) -> Engine:
     engine = new_engine(model, load_executor(model))
     model.checkpoint.close()
     return engine
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What serving asks of a model before its weights are read."""
+
+    context: int
+    vocabulary: int
+    is_encoder: bool
+
+
+def _open(path: Path, options: ModelOptions) -> "tuple[Checkpoint | FallbackCheckpoint, _Shape]":
+    from yearling.models.checkpoint import open_checkpoint
+    from yearling.models.checkpoint.fallback_checkpoint import FallbackCheckpoint, needs_fallback
+    from yearling.models.spec import Pooling
+
+    if options.executor == "transformers" and not path.is_dir():
+        raise ConfigError(
+            f"executor=transformers reads model folders, and {path.name} is a file: leave it out."
+        )
+    if options.executor == "transformers" or (
+        options.executor == "auto" and needs_fallback(path)
+    ):
+        folder = FallbackCheckpoint(path)
+        return folder, _Shape(folder.context, folder.vocabulary, is_encoder=False)
+    checkpoint = open_checkpoint(path)
+    spec = checkpoint.spec
+    return checkpoint, _Shape(spec.context, spec.vocabulary, isinstance(spec.head, Pooling))
+
+
+def _load_native(model: LoadedModel, checkpoint: "Checkpoint") -> LoadedExecutor:
+    from yearling.serving.executors.native import NativeExecutor
+
+    options = model.options
+    _refuse_options(options, "the native core", device="cpu")
+    return NativeExecutor.load(
+        checkpoint,
+        weights=options.weights,
+        kv_type=options.kv_type,
+        cache_bytes=options.cache_bytes,
+        context=model.context,
+        max_sequences=options.max_sequences,
+        max_step_tokens=options.max_step_tokens,
+        threads=options.threads,
+    )
+
+
+def _load_torch(model: LoadedModel, checkpoint: "Checkpoint") -> LoadedExecutor:
+    with _needs_train_extra("torch"):
+        from yearling.serving.executors.torch import TorchExecutor
+
+    options = model.options
+    weights: Any = options.weights  # it refuses what it does not compute on
+    return TorchExecutor.load(
+        checkpoint,
+        weights=weights,
+        kv_type=options.kv_type,
+        cache_bytes=options.cache_bytes,
+        context=model.context,
+        max_sequences=options.max_sequences,
+        max_step_tokens=options.max_step_tokens,
+        threads=options.threads,
+        device=options.device,
+    )
+
+
+def _load_transformers(model: LoadedModel, checkpoint: "FallbackCheckpoint") -> LoadedExecutor:
+    with _needs_train_extra("transformers"):
+        import transformers  # noqa: F401  # a heavy import of the next line's, not of its load
+
+        from yearling.serving.executors.transformers import TransformersExecutor
+
+    options = model.options
+    _refuse_options(options, "the transformers executor", kv_type="auto", cache_bytes=None)
+    weights: Any = options.weights
+    return TransformersExecutor.load(
+        checkpoint,
+        weights=weights,
+        context=model.context,
+        max_sequences=options.max_sequences,
+        max_step_tokens=options.max_step_tokens,
+        threads=options.threads,
+        device=options.device,
+    )
+
+
+def _refuse_options(options: ModelOptions, executor: str, **only: object) -> None:
+    """Refuse options that an executor does not have, rather than ignore them."""
+    for name, value in only.items():
+        given = getattr(options, name)
+        if given != value:
+            raise ConfigError(
+                f"{name}={given} means nothing to {executor}: leave it out, or choose "
+                f"executor=torch."
+            )
+
+
+@contextmanager
+def _needs_train_extra(executor: str) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UnsupportedError(
+            f"executor={executor} needs {error.name}, which is not installed: "
+            f"pip install 'yearling[train]'.",
+            parameter="executor",
+        ) from error
 
 
 def _context(asked: int | None, own: int, path: Path) -> int:
@@ -205,7 +332,7 @@ class _Chat:
     stop_texts: tuple[str, ...] = ()
 
 
-def _chat(checkpoint: "Checkpoint", asked: str | None) -> _Chat:
+def _chat(checkpoint: "Checkpoint | FallbackCheckpoint", asked: str | None) -> _Chat:
     """Take the files' own template, or the one asked for by name or path."""
     if asked is None:
         return _Chat(checkpoint.tokenizer(), checkpoint.chat_template())

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 __all__ = [
+    "EmbeddingRequest",
+    "EngineRequest",
     "FinishReason",
     "GenerationRequest",
     "OutputEvent",
@@ -102,6 +104,33 @@ class GenerationRequest:
     salt: str = ""
     is_prompt_only: bool = False
 
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens the caller gave."""
+        return len(self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """Tokenised texts that an encoder turns into vectors.
+
+    Attributes:
+        request_id: Unique among running requests.
+        inputs: Token ids of each text, at least one, with the special tokens the model wants.
+    """
+
+    request_id: str
+    inputs: Sequence[Sequence[int]]
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of all texts together."""
+        return sum(map(len, self.inputs))
+
+
+EngineRequest = GenerationRequest | EmbeddingRequest
+"""What an engine can be asked; every engine answers one of both kinds."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
@@ -144,6 +173,8 @@ class OutputEvent:
         finish_reason: Set on the final event only.
         usage: Set on the final event only.
         error: What went wrong, when the finish reason is `error`.
+        vectors: On the final event of an embedding request: its vectors one after the other, in
+            little-endian float32.
     """
 
     request_id: str
@@ -154,3 +185,4 @@ class OutputEvent:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: str | None = None
+    vectors: bytes = b""

@@ -7,8 +7,8 @@ from contextlib import suppress
 
 from yearling.core.errors import RequestError, YearlingError
 from yearling.serving.admission import AdmissionLimits
-from yearling.serving.messages import Add, Cancel, Command
-from yearling.serving.request import GenerationRequest, OutputEvent, Usage
+from yearling.serving.messages import Cancel, Command, admission_command
+from yearling.serving.request import EngineRequest, OutputEvent, Usage
 
 __all__ = ["StreamTable"]
 
@@ -20,7 +20,7 @@ class _Stream:
     slow its reader is, and nobody else waits for them to be read.
     """
 
-    def __init__(self, request: GenerationRequest) -> None:
+    def __init__(self, request: EngineRequest) -> None:
         self.request = request
         self.num_tokens = 0
         self._items: deque[OutputEvent | YearlingError] = deque()
@@ -58,7 +58,7 @@ class StreamTable:
 
     async def generate(
         self,
-        request: GenerationRequest,
+        request: EngineRequest,
         limits: AdmissionLimits,
         send: Callable[[Command], None],
     ) -> AsyncGenerator[OutputEvent, None]:
@@ -70,7 +70,7 @@ class StreamTable:
         """
         limits.check(request, len(self._streams))
         stream = self._open(request)
-        send(Add(request))
+        send(admission_command(request))
         try:
             while True:
                 event = await stream.take()
@@ -105,7 +105,7 @@ class StreamTable:
             OutputEvent(
                 request_id,
                 finish_reason="error",
-                usage=Usage(len(stream.request.prompt), stream.num_tokens),
+                usage=Usage(stream.request.num_prompt_tokens, stream.num_tokens),
                 error=error,
             )
             for request_id, stream in list(self._streams.items())
@@ -116,7 +116,7 @@ class StreamTable:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._is_empty.wait(), seconds)
 
-    def _open(self, request: GenerationRequest) -> _Stream:
+    def _open(self, request: EngineRequest) -> _Stream:
         if request.request_id in self._streams:
             raise RequestError(f"request id {request.request_id!r} is already running.")
         stream = self._streams[request.request_id] = _Stream(request)

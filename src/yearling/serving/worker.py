@@ -39,7 +39,7 @@ from yearling.serving.messages import (
     decode_report,
     encode_frame,
 )
-from yearling.serving.request import GenerationRequest, OutputEvent
+from yearling.serving.request import EngineRequest, OutputEvent
 from yearling.serving.streams import StreamTable
 
 __all__ = ["ModelWorker", "RestartPolicy"]
@@ -115,7 +115,7 @@ class ModelWorker:
         """Counters and gauges after the child's last step; counters begin anew with a child."""
         return self._stats
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[OutputEvent, None]:
+    async def generate(self, request: EngineRequest) -> AsyncGenerator[OutputEvent, None]:
         """Admit a request and yield its events; closing the iterator cancels it."""
         if self.state != "ready" or self._limits is None:
             reason = f": {self.error}" if self.error else ""

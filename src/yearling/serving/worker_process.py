@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from yearling.core.log import set_up_logging
+from yearling.serving.encoder_engine import EncoderEngine
 from yearling.serving.engine import Engine
-from yearling.serving.engine_loop import run_engine
+from yearling.serving.engine_loop import SteppedEngine, run_engine
 from yearling.serving.messages import (
     Command,
     ErrorReport,
@@ -105,10 +106,10 @@ def _serve(channel: SocketChannel) -> int:
     return 0 if engine.error is None else 1
 
 
-def _build(start: Start) -> Engine:
+def _build(start: Start) -> SteppedEngine:
     module, _, function = start.entry.partition(":")
     engine = getattr(import_module(module), function)(**start.arguments)
-    assert isinstance(engine, Engine), f"{start.entry} built {engine!r}"
+    assert isinstance(engine, Engine | EncoderEngine), f"{start.entry} built {engine!r}"
     return engine
 
 

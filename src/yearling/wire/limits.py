@@ -15,6 +15,7 @@ class RequestLimits:
         messages: Messages of one conversation.
         choices: Answers to one prompt (`n`).
         prompts: Prompts in one completions request.
+        inputs: Texts in one embeddings request.
         stops: Stop strings.
         logit_biases: Entries of `logit_bias`.
     """
@@ -24,5 +25,6 @@ class RequestLimits:
     messages: int
     choices: int
     prompts: int
+    inputs: int
     stops: int
     logit_biases: int

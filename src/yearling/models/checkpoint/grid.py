@@ -213,7 +213,8 @@ def _scales_of(
 ) -> tuple[_Integers, _Flags]:
     """Express each group's step, or a part of it, as a multiple of the row's factor."""
     scales = np.zeros_like(steps)
-    is_found: _Flags = np.equal(steps, 0)
+    is_found = np.zeros(steps.shape, np.bool_)
+    is_found |= steps == 0
     for parts in range(1, largest_code + 1):
         whole = steps // (factor * parts)[:, None]
         fits = ~is_found & (whole * (factor * parts)[:, None] == steps)
@@ -236,10 +237,10 @@ def _common_minimum(
     """
     minima, is_possible = _possible_minima(steps, spans, low)
     factor, found, shifts = np.zeros(len(low), np.int64), np.zeros_like(low), np.zeros_like(low)
-    is_none: _Flags = is_possible & np.equal(minima, 0)
-    has_none = is_none.any(axis=2).all(axis=1)
+    is_none = is_possible & (minima == 0)
+    has_none = _has_one_each(is_none)
     shifts[has_none] = is_none[has_none].argmax(axis=2)
-    is_open = is_possible.any(axis=2).all(axis=1) & ~has_none
+    is_open = _has_one_each(is_possible) & ~has_none
     num_choices = (is_possible & (minima > 0)).sum(axis=2)
     pivot = np.where(num_choices > 0, num_choices, 99).argmin(axis=1)
     for shift, largest in product(range(16), (63, *range(1, 63))):
@@ -254,7 +255,7 @@ def _common_minimum(
         quotients = minima[rows] // np.maximum(part, 1)[:, None, None]
         fits = is_possible[rows] & (quotients <= 63)
         fits &= quotients * part[:, None, None] == minima[rows]
-        is_found, choice = fits.any(axis=2).all(axis=1), fits.argmax(axis=2)
+        is_found, choice = _has_one_each(fits), fits.argmax(axis=2)
         rows = rows[is_found]
         factor[rows] = part[is_found]
         shifts[rows] = choice[is_found]
@@ -273,6 +274,12 @@ def _possible_minima(
     is_possible: _Flags = (spans[:, :, None] + shifts <= 15) & (minima >= 0)
     is_possible &= (shifts == 0) | (steps > 0)[:, :, None]
     return minima, is_possible
+
+
+def _has_one_each(fits: _Flags) -> _Flags:
+    """Whether every group of a superblock has a choice that fits."""
+    has_one: _Flags = np.logical_and.reduce(np.logical_or.reduce(fits, axis=2), axis=1)
+    return has_one
 
 
 def _is_half(values: _Integers) -> _Flags:

@@ -133,7 +133,7 @@ def _first_spec(config: Fields) -> ModelSpec:
         embedding=Embedding(),
         layers=(LayerSpec(attention, mlp, residual),) * num_layers,
         final_norm=norm,
-        head=Head(is_tied=config.flag("tie_word_embeddings", False)),
+        head=Head(is_tied=config.flag("tie_word_embeddings", True)),
         prompt_tail=1,
     )
 

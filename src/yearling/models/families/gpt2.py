@@ -59,7 +59,8 @@ _NAMES: Mapping[Role, WeightName] = {
     "head": WeightName("lm_head", "output"),
 }
 _CONFIG_KEYS = COMMON_KEYS | {
-    *("activation_function", "attention_layers", "attn_pdrop", "embd_pdrop", "initializer_range"),
+    *("activation_function", "attention_layers", "attention_types", "attn_pdrop", "embd_pdrop"),
+    "initializer_range",
     *("layer_norm_epsilon", "n_ctx", "n_embd", "n_head", "n_inner", "n_layer", "n_positions"),
     *("reorder_and_upcast_attn", "resid_pdrop", "scale_attn_by_inverse_layer_idx"),
     *("scale_attn_weights", "summary_activation", "summary_first_dropout"),

@@ -4,18 +4,19 @@ Source: Touvron et al. 2023, arXiv:2302.13971 and arXiv:2307.09288 (grouped quer
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
 from yearling.models.llama_like import LLAMA_KEYS, llama_like_names, llama_like_spec
+from yearling.models.llama_like_export import llama_like_config, llama_like_gguf
 from yearling.models.llama_like_gguf import (
     LLAMA_GGUF_KEYS,
     interleaved_row_order,
     llama_like_spec_from_gguf,
     own_settings,
 )
-from yearling.models.spec import Experts, ModelSpec
+from yearling.models.spec import Attention, Experts, Gated, ModelSpec
 
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
@@ -54,6 +55,28 @@ def spec_from_gguf(file: "GgufFile") -> ModelSpec:
     return replace(spec, family="mixtral") if has_experts else spec
 
 
+def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write config.json.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    config = llama_like_config(spec, "llama", "LlamaForCausalLM")
+    attention, mlp = spec.layers[0].mixer, spec.layers[0].mlp
+    assert isinstance(attention, Attention), "has just been read as such"
+    assert isinstance(mlp, Gated), "has just been read as such"
+    return config | {"attention_bias": attention.has_qkv_bias, "mlp_bias": mlp.has_bias}
+
+
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    return llama_like_gguf(spec, "llama")
+
+
 family = families.register(
     Family(
         model_types=("llama",),
@@ -63,6 +86,8 @@ family = families.register(
         spec_from_gguf=spec_from_gguf,
         gguf_row_order=interleaved_row_order,
         ignored=("rotary_emb.inv_freq", "rope_freqs.weight"),
+        config_from_spec=config_from_spec,
+        gguf_from_spec=gguf_from_spec,
     ),
     __name__,
 )

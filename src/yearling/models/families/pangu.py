@@ -85,7 +85,7 @@ def spec_from_config(config: Fields) -> ModelSpec:
         embedding=Embedding(positions=context),
         layers=(layer,) * (read_layers(config, "num_layers") - 1) + (query_layer,),
         final_norm=None,
-        head=Head(is_tied=config.flag("tie_word_embeddings", False)),
+        head=Head(is_tied=config.flag("tie_word_embeddings", True)),
     )
 
 

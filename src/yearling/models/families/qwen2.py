@@ -3,11 +3,12 @@
 Source: Yang et al. 2024, arXiv:2407.10671.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
 from yearling.models.llama_like import llama_like_names, llama_like_spec
+from yearling.models.llama_like_export import llama_like_config, llama_like_gguf
 from yearling.models.llama_like_gguf import (
     LLAMA_GGUF_KEYS,
     llama_like_spec_from_gguf,
@@ -42,6 +43,24 @@ def spec_from_gguf(file: "GgufFile") -> ModelSpec:
     return llama_like_spec_from_gguf(file, "qwen2")
 
 
+def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write config.json.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    return llama_like_config(spec, "qwen2", "Qwen2ForCausalLM")
+
+
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    return llama_like_gguf(spec, "qwen2")
+
+
 family = families.register(
     Family(
         model_types=("qwen2",),
@@ -50,6 +69,8 @@ family = families.register(
         gguf_architectures=("qwen2",),
         spec_from_gguf=spec_from_gguf,
         ignored=("rotary_emb.inv_freq",),
+        config_from_spec=config_from_spec,
+        gguf_from_spec=gguf_from_spec,
     ),
     __name__,
 )

@@ -5,18 +5,19 @@ Source: Yang et al. 2025, arXiv:2505.09388.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
 from yearling.models.llama_like import LLAMA_NAMES, change_attention, llama_like_spec
+from yearling.models.llama_like_export import llama_like_config, llama_like_gguf
 from yearling.models.llama_like_gguf import (
     LLAMA_GGUF_KEYS,
     llama_like_spec_from_gguf,
     own_settings,
 )
 from yearling.models.qwen_windows import QWEN_KEYS, with_qwen_windows
-from yearling.models.spec import ModelSpec
+from yearling.models.spec import Attention, ModelSpec
 from yearling.models.weights import Role, WeightName
 
 if TYPE_CHECKING:
@@ -69,6 +70,27 @@ def _with_norms(spec: ModelSpec, label: str) -> ModelSpec:
     )
 
 
+def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write config.json.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    config = llama_like_config(spec, "qwen3", "Qwen3ForCausalLM")
+    attention = spec.layers[0].mixer
+    assert isinstance(attention, Attention), "has just been read as such"
+    return config | {"attention_bias": attention.has_qkv_bias}
+
+
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    return llama_like_gguf(spec, "qwen3")
+
+
 family = families.register(
     Family(
         model_types=("qwen3",),
@@ -77,6 +99,8 @@ family = families.register(
         gguf_architectures=("qwen3",),
         spec_from_gguf=spec_from_gguf,
         ignored=("rotary_emb.inv_freq",),
+        config_from_spec=config_from_spec,
+        gguf_from_spec=gguf_from_spec,
     ),
     __name__,
 )

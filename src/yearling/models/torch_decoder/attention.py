@@ -4,7 +4,7 @@ Legend: T tokens of a step, K keys a sequence sees, H heads, G key heads, D head
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -62,6 +62,7 @@ def run_attention(
         keys = rotate(keys, angles, attention.positions)
     if attention.log_scale is not None:
         queries = queries * _log_scale(attention.log_scale, step.positions).to(queries.dtype)
+    seen: Sequence[SeenKeys]
     if step.cache is None:
         seen = [SeenKeys(keys[s.rows], values[s.rows], s.start) for s in step.segments]
     else:
@@ -89,7 +90,8 @@ def _heads(
     if attention.clip_qkv is not None:
         limit = attention.clip_qkv
         flat = [part.clamp(-limit, limit) for part in flat]
-    queries, keys, values = (part.unflatten(-1, (-1, attention.head_dim)) for part in flat)
+    size = attention.head_dim
+    queries, keys, values = (part.reshape(len(part), -1, size) for part in flat)
     queries = _head_norm(owner, wiring, attention, "query_norm", queries)
     return queries, _head_norm(owner, wiring, attention, "key_norm", keys), values
 
@@ -138,7 +140,8 @@ def _visible(
     last = segment.end
     shown = {"causal": 0, "prefix": segment.prefix, "bidirectional": last}[attention.mask]
     num_keys = seen.first + len(seen.keys)
-    assert num_keys == last and shown <= last, "a prefix is computed in one step"
+    assert num_keys == last, "keys end with the last token's"
+    assert shown <= last, "a prefix is computed in one step"
     is_windowed = attention.window is not None and last - seen.first > attention.window
     if not is_windowed and (shown == last or segment.length == 1):
         return None

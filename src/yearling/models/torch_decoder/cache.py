@@ -4,7 +4,7 @@ Legend: T tokens of a step, K keys a sequence sees, G key heads, D head size.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -38,6 +38,7 @@ class State(NamedTuple):
     hidden: Tensor
 
 
+@runtime_checkable
 class DecoderCache(Protocol):
     """Keeps what sequences leave behind; the step's sequences are known to it already."""
 

@@ -15,10 +15,10 @@ class TransposedLinear(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool, dtype: torch.dtype) -> None:
         super().__init__()
-        options = {"device": "meta", "dtype": dtype}
         self.in_features, self.out_features = inputs, outputs
-        self.weight = nn.Parameter(torch.empty(inputs, outputs, **options))
-        self.bias = nn.Parameter(torch.empty(outputs, **options)) if bias else None
+        self.weight = nn.Parameter(torch.empty(inputs, outputs, device="meta", dtype=dtype))
+        empty = torch.empty(outputs, device="meta", dtype=dtype)
+        self.bias = nn.Parameter(empty) if bias else None
 
     def forward(self, values: Float[Tensor, "*rows inputs"]) -> Float[Tensor, "*rows outputs"]:
         """Compute values @ weight + bias."""
@@ -34,10 +34,10 @@ class Norm(nn.Module):
 
     def __init__(self, norm: spec.Norm, width: int, dtype: torch.dtype) -> None:
         super().__init__()
-        options = {"device": "meta", "dtype": dtype}
         self.norm = norm
-        self.weight = nn.Parameter(torch.empty(width, **options)) if norm.has_weight else None
-        self.bias = nn.Parameter(torch.empty(width, **options)) if norm.has_bias else None
+        empty = torch.empty(width, device="meta", dtype=dtype)
+        self.weight = nn.Parameter(empty) if norm.has_weight else None
+        self.bias = nn.Parameter(empty.clone()) if norm.has_bias else None
 
     def forward(self, values: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
         """Normalise each row."""

@@ -71,7 +71,7 @@ def _mix(
     roles: tuple[Role, ...] = ("time_step_norm", "input_matrix_norm", "output_matrix_norm")
     rank, into, out_of = (
         _inner_norm(owner, wiring, mixer, role, part)
-        for role, part in zip(roles, parameters.split(sizes, dim=-1), strict=True)
+        for role, part in zip(roles, torch.split(parameters, sizes, dim=-1), strict=True)
     )
     (time_step,) = wiring.project(owner, ("time_step",), rank)
     scanned, hidden = selective_scan(
@@ -121,7 +121,7 @@ def selective_scan(
         y, and h behind the last token.
     """
     outputs = []
-    pieces = (part.split(_CHUNK) for part in (inputs, time_step, into, out_of))
+    pieces = (torch.split(part, _CHUNK) for part in (inputs, time_step, into, out_of))
     for x, step, b, c in zip(*pieces, strict=True):
         decay = torch.exp(step[..., None] * matrix)
         states = _scan_chunk(decay, (step * x)[..., None] * b[:, None, :], state)

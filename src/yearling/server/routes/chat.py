@@ -30,6 +30,7 @@ async def create_chat_completion(request: Request) -> Response:
     body = await read_json(request, service.limits)
     chat = parse_chat_request(body, service.limits.for_requests())
     model = service.models.get(chat.model)
+    model.check_generates()
     model.check_ready()
     check_sampling_ids(model, chat.sampling)
     # Rendering waits for the template's process, so it happens in a thread.

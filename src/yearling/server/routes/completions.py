@@ -32,6 +32,7 @@ async def create_completion(request: Request) -> Response:
     body = await read_json(request, service.limits)
     completion = parse_completion_request(body, service.limits.for_requests())
     model = service.models.get(completion.model)
+    model.check_generates()
     model.check_ready()
     check_sampling_ids(model, completion.sampling)
     prompts = await asyncio.to_thread(_encode, model, completion)

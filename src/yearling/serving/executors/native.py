@@ -1,23 +1,43 @@
-"""The executor on the native core: one compiled program and its paged cache."""
+"""The executor on the native core: one compiled program and its paged cache.
 
-import hashlib
+Beside the blocks and slots that a scheduler hands out there is scratch room for one sequence of
+the whole context, or for an encoder's step; it takes no memory until it is used.
+"""
+
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import chain, pairwise
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from yearling.core.errors import CapacityError, RequestError
+from yearling.core.errors import ContextLengthError, UnsupportedError
 from yearling.core.memory import available_bytes
 from yearling.kernels import _native
-from yearling.kernels.program import BLOCK_TOKENS, NativeProgram, StepArrays
+from yearling.kernels.program import BLOCK_TOKENS, GroupTables, NativeProgram, StepArrays
 from yearling.models.checkpoint import Checkpoint
 from yearling.models.program import CompiledModel, WeightKind, compile_program
-from yearling.models.spec import Attention
-from yearling.serving.executor import SampleInput, SampleOutput, SequenceInput, SequenceOutput
+from yearling.models.spec import ModelSpec, Pooling
+from yearling.serving.executor import (
+    CacheShape,
+    GroupBlocks,
+    SampleInput,
+    SampleOutput,
+    SequenceInput,
+    SequenceOutput,
+)
+from yearling.serving.executors.cache_sizes import CacheDemand, cache_shapes
+from yearling.serving.executors.choosing import check_tokens
+from yearling.serving.executors.native_step import (
+    flat_offsets,
+    group_tables,
+    lay_out,
+    read_samples,
+    to_ints,
+)
+from yearling.serving.executors.weights_version import weights_version
 
 __all__ = ["NativeExecutor"]
 
@@ -30,22 +50,36 @@ _NOT_FINITE = "the model's logits are not finite: its weights, or a step, are br
 
 
 @dataclass(frozen=True, slots=True)
-class _CacheShape:
-    type: str
-    blocks: int
+class _Limits:
+    """Sizes that are fixed when the program is built.
+
+    Attributes:
+        shapes: The scheduler's cache groups; none for an encoder.
+        kv_type: Type of cached keys and values.
+        step_tokens: Tokens one step may hold.
+        logit_rows: Rows of logits, or vectors of an encoder, one step may ask for.
+    """
+
+    shapes: tuple[CacheShape, ...]
+    kv_type: str
+    step_tokens: int
+    logit_rows: int
 
 
 class NativeExecutor:
     """Implements `serving.executor.Executor` for one loaded model.
 
     Attributes:
-        num_blocks: Cache blocks there are.
+        cache_shapes: Its cache groups; none for an encoder.
         block_size: Tokens per block.
         max_step_tokens: Tokens one step may hold.
         max_logit_rows: Rows of logits one step may ask for.
         kv_type: Type of cached keys and values.
         weights_version: Changes whenever the weights do.
+        needs_whole_prompt: A prompt is computed in one step.
+        can_share_prefixes: Whether equal prefixes give equal keys and values.
         weight_bytes: Size of all packed weights.
+        context: Most tokens of a sequence.
         threads: Threads that compute.
     """
 
@@ -54,39 +88,45 @@ class NativeExecutor:
     def __init__(
         self,
         model: CompiledModel,
+        spec: ModelSpec,
+        limits: _Limits,
         *,
-        vocabulary: int,
-        cache: _CacheShape,
-        max_step_tokens: int,
-        max_logit_rows: int,
         pool: _native.Pool,
         weights_version: str,
         kernels: str = "auto",
     ) -> None:
-        self.num_blocks = cache.blocks
-        self.kv_type = cache.type
-        self.max_step_tokens = max_step_tokens
-        self.max_logit_rows = max_logit_rows
+        self.cache_shapes = limits.shapes
+        self.kv_type = limits.kv_type
+        self.max_step_tokens = limits.step_tokens
+        self.max_logit_rows = limits.logit_rows
         self.weights_version = weights_version
+        self.needs_whole_prompt = model.needs_whole_prompt
+        self.can_share_prefixes = model.can_share_prefixes
         self.weight_bytes = model.weight_bytes
         self.threads = pool.threads
         self.context = model.context
-        self._vocabulary = vocabulary
-        # `logits` has blocks of its own behind the scheduler's; they cost nothing until used.
-        scratch_blocks = math.ceil(model.context / BLOCK_TOKENS)
-        self._scratch = np.arange(scratch_blocks, dtype=np.int32)[None, :] + cache.blocks
+        self._spec = spec
+        self._prompt_tail = model.prompt_tail
+        self._kinds = [shape.kind for shape in limits.shapes]
+        self._is_encoder = isinstance(spec.head, Pooling)
+        num_groups = sum(group.kind != "state" for group in model.cache_groups)
+        num_blocks = [s.num_blocks for s in limits.shapes if s.kind != "state"] or [0] * num_groups
+        slots = sum(shape.num_blocks for shape in limits.shapes if shape.kind == "state")
+        self._first_scratch = num_blocks
+        self._scratch_slot = slots if len(model.cache_groups) > num_groups else None
         self._program = NativeProgram(
             model.operations,
             context=model.context,
-            vocabulary=vocabulary,
-            cache_blocks=cache.blocks + scratch_blocks,
-            cache_type=cache.type,
-            step_tokens=max_step_tokens,
-            logit_rows=max_logit_rows,
+            vocabulary=spec.vocabulary,
+            cache_blocks=[count + self._scratch_blocks() for count in num_blocks],
+            state_slots=0 if self._scratch_slot is None else slots + 1,
+            cache_type=limits.kv_type,
+            step_tokens=limits.step_tokens,
+            logit_rows=limits.logit_rows,
             pool=pool,
             kernels=kernels,
         )
-        self._logits = self._program.buffers["logits"]
+        self._logits = self._program.buffers["pooled" if self._is_encoder else "logits"]
 
     @classmethod
     def load(
@@ -108,35 +148,53 @@ class NativeExecutor:
             checkpoint: Opened model files.
             weights: See `models.program.compile_program`.
             kv_type: Type of cached keys and values.
-            cache_bytes: Room for keys and values; None takes four full contexts, or half of
-                the free memory when that is less. Memory is taken as blocks fill.
+            cache_bytes: Room for keys, values and states; None takes four full contexts, or half
+                of the free memory when that is less. Memory is taken as blocks fill.
             context: Positions to prepare for; None takes the model's own.
-            max_sequences: Sequences that may ask for logits in one step.
-            max_step_tokens: Tokens one step may hold.
+            max_sequences: Sequences that may ask for logits in one step, and have states.
+            max_step_tokens: Tokens one step may hold; an encoder's steps hold its longest text.
             threads: Threads that compute; None takes one per core.
             kernels: `auto`, or an instruction set by name.
 
         Raises:
             UnsupportedError: the model has a part the native core does not compute.
-            CapacityError: `cache_bytes` does not hold a single block.
+            CapacityError: `cache_bytes` does not hold a block of every layer.
         """
+        spec = checkpoint.spec
         pool = _native.Pool(threads or 0)
         model = compile_program(checkpoint, weights=weights, context=context, threads=pool.threads)
-        cache = _cache_shape(checkpoint, model, kv_type, cache_bytes)
+        if kv_type == "auto":
+            kv_type = "float16" if model.is_quantized else "float32"
+        shapes: tuple[CacheShape, ...] = ()
+        if isinstance(spec.head, Pooling):
+            max_step_tokens = max(max_step_tokens, model.context)
+        else:
+            demand = CacheDemand(
+                context=model.context,
+                max_sequences=max_sequences,
+                max_step_tokens=max_step_tokens,
+                block_tokens=BLOCK_TOKENS,
+                float_bytes=4 if kv_type == "float32" else 2,
+            )
+            free_bytes = int(available_bytes() * _SHARE_OF_FREE_MEMORY)
+            shapes = cache_shapes(
+                model.cache_groups,
+                demand,
+                num_bytes=free_bytes if cache_bytes is None else cache_bytes,
+                most_contexts=_DEFAULT_CACHE_CONTEXTS if cache_bytes is None else None,
+            )
         return cls(
             model,
-            vocabulary=checkpoint.spec.vocabulary,
-            cache=cache,
-            max_step_tokens=max_step_tokens,
-            max_logit_rows=max(max_sequences, 64),
+            spec,
+            _Limits(shapes, kv_type, max_step_tokens, max(max_sequences, 64)),
             pool=pool,
-            weights_version=_version(checkpoint, weights),
+            weights_version=weights_version(checkpoint.path, weights),
             kernels=kernels,
         )
 
     def execute(self, step: Sequence[SequenceInput]) -> list[SequenceOutput]:
         """Run one step; see `serving.executor.Executor`."""
-        layout = _lay_out(step)
+        layout = lay_out(step, kinds=self._kinds, prompt_tail=self._prompt_tail)
         self._program.run(layout.arrays)
         samples = self._sample(layout.samples)
         scores = self._score(layout.scores)
@@ -145,41 +203,125 @@ class NativeExecutor:
             for number, sequence in enumerate(step)
         ]
 
-    def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+    def logits(self, tokens: Sequence[int], num_prompt: int | None = None) -> NDArray[np.float32]:
         """Logits after each token of one sequence alone: (T, V).
 
         Leaves the cache that steps use alone.
 
+        Args:
+            tokens: The sequence.
+            num_prompt: Leading tokens that are its prompt; None takes all of them.
+
         Raises:
             RequestError: no tokens, too many for the context, or ids outside the vocabulary.
+            ContextLengthError: a prompt whose tokens see each other does not fit a step.
+            UnsupportedError: the model is an encoder.
         """
-        self._check_tokens(tokens)
+        if self._is_encoder:
+            raise UnsupportedError(
+                f"a model of family {self._spec.family!r} gives vectors, not logits."
+            )
+        check_tokens(tokens, context=self.context, vocabulary=self._spec.vocabulary)
         ids = np.asarray(tokens, np.int32)
-        result = np.empty((len(ids), self._vocabulary), np.float32)
-        width = min(self.max_step_tokens, self.max_logit_rows)
-        for start in range(0, len(ids), width):
-            chunk = ids[start : start + width]
-            rows = np.arange(len(chunk), dtype=np.int32)
-            place = _ints([start]), _ints([len(chunk)]), self._scratch
-            self._program.run(StepArrays(chunk, *place, rows))
-            result[start : start + width] = self._program.view("logits", len(chunk))
+        num_prompt = len(ids) if num_prompt is None else num_prompt
+        result = np.empty((len(ids), self._spec.vocabulary), np.float32)
+        for start, end in self._chunks(len(ids), num_prompt):
+            # A whole prompt may have more rows than a step has logits: then it runs again.
+            for row in range(start, end, self.max_logit_rows):
+                rows = np.arange(row, min(end, row + self.max_logit_rows), dtype=np.int32)
+                self._program.run(self._alone(ids[start:end], start, rows - start, num_prompt))
+                result[rows] = self._program.view("logits", len(rows))
+        return result
+
+    def embed(self, sequences: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """One vector for each sequence, whatever else is given with it: (sequences, E).
+
+        Raises:
+            RequestError: a sequence is empty, too long, or has ids outside the vocabulary.
+            UnsupportedError: the model is no encoder.
+        """
+        if not self._is_encoder:
+            raise UnsupportedError(
+                f"a model of family {self._spec.family!r} gives logits, not vectors."
+            )
+        for tokens in sequences:
+            check_tokens(tokens, context=self.context, vocabulary=self._spec.vocabulary)
+        result = np.empty((len(sequences), self._spec.width), np.float32)
+        for numbers in self._batches([len(tokens) for tokens in sequences]):
+            self._program.run(self._texts([sequences[number] for number in numbers]))
+            result[numbers] = self._program.view("pooled", len(numbers))
         return result
 
     def close(self) -> None:
         """Free weights and cache; the executor cannot be used afterwards."""
         del self._program
 
-    def _check_tokens(self, tokens: Sequence[int]) -> None:
-        if not 0 < len(tokens) <= self.context:
-            raise RequestError(
-                f"{len(tokens)} tokens given; 1 to {self.context} fit.", parameter="tokens"
-            )
-        for token in tokens:
-            if not 0 <= token < self._vocabulary:
-                raise RequestError(
-                    f"token id {token} is outside the vocabulary of {self._vocabulary}.",
-                    parameter="tokens",
+    def _scratch_blocks(self) -> int:
+        """Blocks of each group that `logits` or `embed` take."""
+        if self._is_encoder:  # the last block of each text is used in part
+            return self.max_step_tokens // BLOCK_TOKENS + self.max_logit_rows
+        return math.ceil(self.context / BLOCK_TOKENS)
+
+    def _chunks(self, num_tokens: int, num_prompt: int) -> list[tuple[int, int]]:
+        """Where the steps of one sequence alone start and end."""
+        first = 0
+        if self.needs_whole_prompt:
+            first = min(num_prompt, num_tokens)
+            if first > self.max_step_tokens:
+                raise ContextLengthError(
+                    f"the prompt has {first} tokens, but this model computes a prompt in one "
+                    f"step, which holds {self.max_step_tokens}: load it with a larger "
+                    f"max_step_tokens.",
+                    parameter="prompt",
                 )
+        width = min(self.max_step_tokens, self.max_logit_rows)
+        edges = [0, *range(first, num_tokens, width), num_tokens]
+        return [(start, end) for start, end in pairwise(edges) if start < end]
+
+    def _alone(
+        self, ids: NDArray[np.int32], start: int, rows: NDArray[np.int32], num_prompt: int
+    ) -> StepArrays:
+        blocks = range(-(-(start + len(ids)) // BLOCK_TOKENS))
+        return StepArrays(
+            tokens=ids,
+            starts=to_ints([start]),
+            lengths=to_ints([len(ids)]),
+            tables=self._scratch_tables([blocks]),
+            logit_rows=rows,
+            prefixes=to_ints([max(0, num_prompt - self._prompt_tail)]),
+            slots=None if self._scratch_slot is None else to_ints([self._scratch_slot]),
+        )
+
+    def _texts(self, texts: Sequence[Sequence[int]]) -> StepArrays:
+        lengths = [len(tokens) for tokens in texts]
+        block_ends = flat_offsets(-(-length // BLOCK_TOKENS) for length in lengths).tolist()
+        blocks = [range(*ends) for ends in pairwise(block_ends)]
+        return StepArrays(
+            tokens=to_ints(chain.from_iterable(texts)),
+            starts=np.zeros(len(texts), np.int32),
+            lengths=to_ints(lengths),
+            tables=self._scratch_tables(blocks),
+            logit_rows=flat_offsets(lengths)[1:] - 1,
+            prefixes=to_ints(lengths),
+        )
+
+    def _scratch_tables(self, blocks: Sequence[range]) -> tuple[GroupTables, ...]:
+        return tuple(
+            group_tables([GroupBlocks([first + block for block in run]) for run in blocks])
+            for first in self._first_scratch
+        )
+
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Numbers of the texts of each step; long texts first, so that short ones fill up."""
+        batches: list[list[int]] = []
+        room = 0
+        for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+            if lengths[number] > room or len(batches[-1]) == self.max_logit_rows:
+                batches.append([])
+                room = self.max_step_tokens
+            batches[-1].append(number)
+            room -= lengths[number]
+        return batches
 
     def _sample(self, rows: "dict[int, tuple[int, SampleInput]]") -> dict[int, SampleOutput | None]:
         if not rows:
@@ -187,9 +329,9 @@ class NativeExecutor:
         inputs = [sample for _, sample in rows.values()]
         arrays = self._program.core.sample(
             buffer=self._logits,
-            rows=_ints([row for row, _ in rows.values()]),
+            rows=to_ints([row for row, _ in rows.values()]),
             temperature=_floats([s.temperature for s in inputs]),
-            top_k=_ints([s.top_k for s in inputs]),
+            top_k=to_ints([s.top_k for s in inputs]),
             top_p=_floats([s.top_p for s in inputs]),
             min_p=_floats([s.min_p for s in inputs]),
             repetition=_floats([s.repetition_penalty for s in inputs]),
@@ -197,15 +339,17 @@ class NativeExecutor:
             frequency=_floats([s.frequency_penalty for s in inputs]),
             seeds=np.array([s.seed % 2**64 for s in inputs], np.uint64),
             output_indices=np.array([s.output_index for s in inputs], np.uint64),
-            history=_ints(chain.from_iterable(s.history for s in inputs)),
-            history_offsets=_offsets(len(s.history) for s in inputs),
-            num_generated=_ints([s.num_generated for s in inputs]),
-            bias_tokens=_ints([token for s in inputs for token, _ in s.logit_bias]),
+            history=to_ints(chain.from_iterable(s.history for s in inputs)),
+            history_offsets=flat_offsets(len(s.history) for s in inputs),
+            num_generated=to_ints([s.num_generated for s in inputs]),
+            bias_tokens=to_ints([token for s in inputs for token, _ in s.logit_bias]),
             bias_values=_floats([value for s in inputs for _, value in s.logit_bias]),
-            bias_offsets=_offsets(len(s.logit_bias) for s in inputs),
-            num_logprobs=_ints([-1 if s.num_logprobs is None else s.num_logprobs for s in inputs]),
+            bias_offsets=flat_offsets(len(s.logit_bias) for s in inputs),
+            num_logprobs=to_ints(
+                [-1 if s.num_logprobs is None else s.num_logprobs for s in inputs]
+            ),
         )
-        outputs = _read_samples(arrays, [s.num_logprobs or 0 for s in inputs])
+        outputs = read_samples(arrays, [s.num_logprobs or 0 for s in inputs])
         return dict(zip(rows, outputs, strict=True))
 
     def _score(
@@ -216,56 +360,12 @@ class NativeExecutor:
             return {}
         arrays = self._program.core.score(
             buffer=self._logits,
-            rows=_ints([row for row, _, _ in flat]),
-            targets=_ints([max(target, 0) for _, target, _ in flat]),
-            num_logprobs=_ints([count for _, _, count in flat]),
+            rows=to_ints([row for row, _, _ in flat]),
+            targets=to_ints([max(target, 0) for _, target, _ in flat]),
+            num_logprobs=to_ints([count for _, _, count in flat]),
         )
-        outputs = iter(_read_samples(arrays, [count for _, _, count in flat]))
+        outputs = iter(read_samples(arrays, [count for _, _, count in flat]))
         return {number: tuple(next(outputs) for _ in entries) for number, entries in rows.items()}
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """A step as arrays, and which logit rows belong to which sequence."""
-
-    arrays: StepArrays
-    samples: dict[int, tuple[int, SampleInput]]
-    scores: dict[int, list[tuple[int, int, int]]]  # logit row, target, alternatives
-
-
-def _lay_out(step: Sequence[SequenceInput]) -> _Layout:
-    logit_rows: list[int] = []
-    samples: dict[int, tuple[int, SampleInput]] = {}
-    scores: dict[int, list[tuple[int, int, int]]] = {}
-    first = 0
-    for number, sequence in enumerate(step):
-        length = len(sequence.tokens)
-        if sequence.score_targets:
-            scores[number] = [
-                (len(logit_rows) + i, target, sequence.num_score_logprobs)
-                for i, target in enumerate(sequence.score_targets)
-            ]
-            logit_rows.extend(range(first, first + length))
-        elif sequence.sample is not None:
-            logit_rows.append(first + length - 1)
-        if sequence.sample is not None:
-            samples[number] = (len(logit_rows) - 1, sequence.sample)
-        first += length
-    arrays = StepArrays(
-        tokens=_ints(chain.from_iterable(sequence.tokens for sequence in step)),
-        starts=_ints([sequence.start for sequence in step]),
-        lengths=_ints([len(sequence.tokens) for sequence in step]),
-        block_tables=_tables([sequence.block_table for sequence in step]),
-        logit_rows=_ints(logit_rows),
-    )
-    return _Layout(arrays, samples, scores)
-
-
-def _tables(tables: Sequence[Sequence[int]]) -> NDArray[np.int32]:
-    padded = np.zeros((len(tables), max(map(len, tables))), np.int32)
-    for row, table in zip(padded, tables, strict=True):
-        row[: len(table)] = table
-    return padded
 
 
 def _output(
@@ -283,60 +383,5 @@ def _output(
     return SequenceOutput(sample, kept)
 
 
-def _read_samples(
-    arrays: tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]],
-    num_logprobs: Sequence[int],
-) -> list[SampleOutput | None]:
-    tokens, logprobs, top_tokens, top_logprobs = (array.tolist() for array in arrays)
-    return [
-        None
-        if token < 0
-        else SampleOutput(token, logprob, tuple(zip(ids[:count], values[:count], strict=True)))
-        for token, logprob, ids, values, count in zip(
-            tokens, logprobs, top_tokens, top_logprobs, num_logprobs, strict=True
-        )
-    ]
-
-
-def _ints(values: Iterable[int]) -> NDArray[np.int32]:
-    return np.array(list(values), np.int32)
-
-
 def _floats(values: Sequence[float]) -> NDArray[np.float32]:
     return np.array(values, np.float32)
-
-
-def _offsets(lengths: Iterable[int]) -> NDArray[np.int32]:
-    return np.array([0, *accumulate(lengths)], np.int32)
-
-
-def _cache_shape(
-    checkpoint: Checkpoint, model: CompiledModel, kv_type: CacheType, cache_bytes: int | None
-) -> _CacheShape:
-    if kv_type == "auto":
-        kv_type = "float16" if model.is_quantized else "float32"
-    element = 4 if kv_type == "float32" else 2
-    per_block = sum(
-        2 * layer.mixer.kv_heads * layer.mixer.head_dim * BLOCK_TOKENS * element
-        for layer in checkpoint.spec.layers
-        if isinstance(layer.mixer, Attention)
-    )
-    blocks_per_context = math.ceil(model.context / BLOCK_TOKENS)
-    if cache_bytes is None:
-        room = int(available_bytes() * _SHARE_OF_FREE_MEMORY)
-        blocks = min(_DEFAULT_CACHE_CONTEXTS * blocks_per_context, room // per_block)
-    else:
-        blocks = cache_bytes // per_block
-    if blocks < 1:
-        raise CapacityError(
-            f"{cache_bytes or 'the free memory'} bytes do not hold one cache block of "
-            f"{per_block} bytes ({BLOCK_TOKENS} tokens, {kv_type}); give more cache_bytes."
-        )
-    return _CacheShape(kv_type, blocks)
-
-
-def _version(checkpoint: Checkpoint, weights: str) -> str:
-    """Name the weights by what their files say of themselves: path, size, time of change."""
-    stat = checkpoint.path.stat()
-    text = f"{checkpoint.path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{weights}"
-    return hashlib.sha256(text.encode()).hexdigest()

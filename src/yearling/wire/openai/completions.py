@@ -22,6 +22,7 @@ from yearling.wire.openai.generation import (
     sampling_params,
     usage_object,
 )
+from yearling.wire.openai.inputs import read_inputs
 
 __all__ = [
     "CompletionAnswer",
@@ -102,7 +103,7 @@ def parse_completion_request(body: Mapping[str, Any], limits: RequestLimits) -> 
         )
     return CompletionRequest(
         model=fields.model,
-        prompts=_prompts(fields.prompt, limits),
+        prompts=read_inputs(fields.prompt, "prompt", limits.prompts),
         sampling=_sampling(fields, limits, is_echoed=is_echoed, is_prompt_only=is_prompt_only),
         num_choices=num_choices,
         is_echoed=is_echoed,
@@ -124,39 +125,6 @@ def _sampling(
         logprobs=fields.logprobs,
         prompt_logprobs=fields.logprobs if is_echoed else None,
     )
-
-
-def _prompts(raw: object, limits: RequestLimits) -> tuple[str | tuple[int, ...], ...]:
-    """Sort out the four forms: text, texts, token ids, lists of token ids."""
-    if isinstance(raw, str):
-        return (raw,)
-    if not isinstance(raw, list) or not raw:
-        raise RequestError(
-            "prompt must be a text, a list of token ids, or a list of either, not empty.",
-            parameter="prompt",
-        )
-    if isinstance(raw[0], int):
-        return (_token_ids(raw, "prompt"),)
-    if len(raw) > limits.prompts:
-        raise RequestError(
-            f"prompt holds {len(raw)} prompts; {limits.prompts} is the limit.", parameter="prompt"
-        )
-    return tuple(
-        prompt if isinstance(prompt, str) else _token_ids(prompt, f"prompt[{index}]")
-        for index, prompt in enumerate(raw)
-    )
-
-
-def _token_ids(raw: object, where: str) -> tuple[int, ...]:
-    if not isinstance(raw, list) or not raw:
-        raise RequestError(f"{where} must be a text or a list of token ids.", parameter=where)
-    for index, token in enumerate(raw):
-        if type(token) is not int or token < 0:
-            raise RequestError(
-                f"{where}[{index}] must be a token id, a whole number from 0.",
-                parameter=f"{where}[{index}]",
-            )
-    return tuple(raw)
 
 
 def completion(

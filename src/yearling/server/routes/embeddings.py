@@ -1,0 +1,94 @@
+"""POST /v1/embeddings."""
+
+import asyncio
+
+import numpy as np
+from fastapi import Request
+from numpy.typing import NDArray
+from starlette.responses import Response
+
+from yearling.core.errors import ContextLengthError, RequestError
+from yearling.server.body import read_json
+from yearling.server.generation import Generation
+from yearling.server.log import log_user
+from yearling.server.models import ServedModel
+from yearling.server.routes.answering import check_ids, json_response, service_of
+from yearling.server.streaming import unless_client_leaves
+from yearling.serving.request import EmbeddingRequest
+from yearling.wire.openai.embeddings import (
+    EmbeddingsRequest,
+    check_dimensions,
+    embedding_list,
+    parse_embeddings_request,
+    shorten,
+)
+from yearling.wire.openai.generation import AnswerHead
+
+__all__ = ["create_embeddings"]
+
+
+async def create_embeddings(request: Request) -> Response:
+    """Turn texts into vectors."""
+    service = service_of(request)
+    body = await read_json(request, service.limits)
+    wanted = parse_embeddings_request(body, service.limits.for_requests())
+    model = service.models.get(wanted.model)
+    width = model.check_embeds()
+    check_dimensions(wanted.dimensions, width)
+    model.check_ready()
+    inputs = await asyncio.to_thread(_encode, model, wanted)
+    if wanted.user is not None:
+        log_user(wanted.user)
+    work = EmbeddingRequest(AnswerHead.new_id("embd"), inputs)
+    async with service.generation(model, [work]) as generation:
+        vectors = await unless_client_leaves(request, _collect(generation, width))
+    service.metrics.embedded_inputs.labels(model.name).inc(len(inputs))
+    answer = embedding_list(
+        model.name,
+        shorten(vectors, wanted.dimensions),
+        num_tokens=work.num_prompt_tokens,
+        is_base64=wanted.is_base64,
+    )
+    return json_response(answer)
+
+
+def _encode(model: ServedModel, wanted: EmbeddingsRequest) -> list[list[int]]:
+    """Tokenize texts, and check each input alone and all together; nothing is ever cut."""
+    inputs: list[list[int]] = []
+    num_tokens = 0
+    for index, text in enumerate(wanted.inputs):
+        where = wanted.place(index)
+        if isinstance(text, str):
+            tokens = model.encode_input(text, where)
+        else:
+            check_ids(model, text, where)
+            tokens = list(text)
+        _check_length(model, len(tokens), where)
+        num_tokens += len(tokens)
+        if num_tokens > model.limits.input_tokens:
+            raise RequestError(
+                f"input holds more than {model.limits.input_tokens} tokens, the limit of one "
+                f"request, from {where} on: send the rest in another.",
+                parameter=where,
+            )
+        inputs.append(tokens)
+    return inputs
+
+
+def _check_length(model: ServedModel, num_tokens: int, where: str) -> None:
+    if num_tokens > model.context:
+        raise ContextLengthError(
+            f"{where} has {num_tokens} tokens, special ones included, but {model.name} takes "
+            f"{model.context} at most. Shorten it, or cut it into several texts.",
+            parameter=where,
+        )
+
+
+async def _collect(generation: Generation, width: int) -> NDArray[np.float32]:
+    """Wait for the vectors: (N, width)."""
+    vectors = b""
+    while not generation.is_done:
+        item = await generation.next_event(float("inf"))
+        if item is not None:
+            vectors += item[1].vectors
+    return np.frombuffer(vectors, "<f4").reshape(-1, width)
