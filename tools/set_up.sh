@@ -80,12 +80,13 @@ minimal() {
     fetching=$!
     trap 'kill $fetching 2>/dev/null || true' EXIT
     # Once the development tools are there, only what changed is compiled.
-    incremental=""
+    incremental="" isolation=""
     if .venv/bin/python -c 'import cmake, nanobind, ninja, scikit_build_core' 2>/dev/null; then
         incremental="--no-build-isolation --config-settings=build-dir=build/native"
+        isolation="-u PIP_BUILD_CONSTRAINT" # newer pip refuses it where nothing is isolated
     fi
     quietly install "Installing Yearling and compiling its core; about a minute …" \
-        env PATH="$PWD/.venv/bin:$PATH" $PIP install --quiet --no-deps $incremental --editable .
+        env $isolation PATH="$PWD/.venv/bin:$PATH" $PIP install --quiet --no-deps $incremental --editable .
     wait $fetching || {
         tail -n 40 build/fetch.log >&2
         fail "The packages could not be installed; the whole output is in build/fetch.log."

@@ -5,9 +5,16 @@
 namespace yearling {
 namespace {
 
-// A chunk's weights stay in the first-level cache while its rows pass over them.
+// A chunk's weights stay in the first-level cache while its rows pass over them. The kernels of
+// floating-point weights see to that themselves, and want several tiles at a time.
 constexpr std::size_t kChunkBytes = 24 * 1024;
+constexpr std::size_t kFloatTiles = 8;
 constexpr std::size_t kChunkRows = 96;
+
+std::size_t tiles_per_chunk(const Linear& weights) {
+  const std::size_t tiles = std::max<std::size_t>(1, kChunkBytes / weights.tile_bytes());
+  return weights.is_quantized() ? tiles : (tiles + kFloatTiles - 1) / kFloatTiles * kFloatTiles;
+}
 
 struct LinearOp final : Op {
   int input, output;
@@ -51,7 +58,7 @@ LinearWork::LinearWork(const Linear& weights, const float* in, std::size_t in_st
       quantized_(quantized),
       rows_(rows),
       out_(out),
-      chunk_tiles_(std::max<std::size_t>(1, kChunkBytes / weights.tile_bytes())),
+      chunk_tiles_(tiles_per_chunk(weights)),
       tile_chunks_((weights.tiles() + chunk_tiles_ - 1) / chunk_tiles_),
       row_chunks_((rows.end - rows.begin + kChunkRows - 1) / kChunkRows) {}
 

@@ -13,7 +13,7 @@ import pytest
 from yearling.cli.main import app
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = {"bench", "chat", "doctor", "list", "pull", "rm", "serve", "show", "version"}
+COMMANDS = {"bench", "chat", "convert", "doctor", "list", "pull", "rm", "serve", "show", "version"}
 
 
 def run(*arguments: str, stdin: str | None = None, **environment: str):

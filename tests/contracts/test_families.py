@@ -6,6 +6,7 @@ import pytest
 
 from yearling.core.errors import ModelFormatError
 from yearling.models.families import families, family_of_architecture, family_of_model_type
+from yearling.models.fields import Fields
 
 
 @pytest.mark.parametrize("name", families.names())
@@ -20,6 +21,13 @@ def test_family_is_found_by_each_of_its_types(name: str) -> None:
 def test_architectures_come_with_their_reader(name: str) -> None:
     family = families.get(name)
     assert bool(family.gguf_architectures) == (family.spec_from_gguf is not None)
+
+
+@pytest.mark.parametrize("name", families.names())
+def test_family_refuses_settings_it_would_not_read(name: str) -> None:
+    config = Fields({"made_up_multiplier": 2.0}, "config.json")
+    with pytest.raises(ModelFormatError, match=r"made_up_multiplier=2.0 is not known"):
+        families.get(name).spec_from_config(config)
 
 
 @pytest.mark.parametrize("key", ["model_types", "gguf_architectures"])

@@ -33,6 +33,12 @@ def tiny() -> NativeProgram:
         ({"lengths": np.array([0], np.int32)}, "lengths must be positive"),
         ({"tables": (tables_of([[8]]),)}, "cache block 8 of 8"),
         ({"tables": (tables_of([[-1]]),)}, "cache block -1"),
+        ({"tables": ()}, "0 tables of cache blocks; the program has 1 cache groups"),
+        ({"tables": (tables_of([[0], [0]]),)}, "must have one row per sequence"),
+        ({"tables": (tables_of([[0]], [1]),)}, "starts at block 1 of its sequence, but block 0"),
+        ({"tables": (tables_of([[0]], [-1]),)}, "first_blocks must not be negative"),
+        ({"prefixes": np.array([-1], np.int32)}, "prefixes and slots must not be negative"),
+        ({"prefixes": np.array([1, 1], np.int32)}, "one entry per sequence"),
         ({"logit_rows": np.array([3], np.int32)}, "logit row 3"),
         ({"logit_rows": np.zeros(5, np.int32)}, "5 logit rows; at most 4 fit"),
         ({"inject_rows": np.array([9, 0, 1], np.int32)}, "injected row 9"),
@@ -62,9 +68,53 @@ def test_buffer_shapes_follow_the_operations():
     assert [name for name, shape in shapes.items() if not shape.has_token_rows] == ["rows"]
 
 
-def test_buffer_shapes_refuse_an_unwritten_buffer():
+def test_buffer_shapes_know_every_operation_that_writes():
+    def matrix(outputs, inputs):
+        return packed("float32", np.ones((outputs, inputs), "f4"))
+
+    program = [
+        *feed(24),
+        ops.AddPositions("positions", np.zeros((9, 7), "f4"), accumulates=False),
+        ops.Angles("angles", np.ones(3, "f4")),
+        ops.LayerNorm("in", "normed", np.ones(24, "f4"), None, 1e-5),
+        ops.Copy("in", "part", 4, 5),
+        ops.Scale("part", "scaled", 2.0),
+        ops.WriteKV("in", 0, 8, 16, 1, 8),
+        ops.Attention("in", "attended", 0, 1, 1, 8, 1.0),
+        ops.Convolution("in", "convolved", 0, np.zeros((6, 4), "f4"), None),
+        ops.SelectiveScan(
+            "convolved", "convolved", "in", 0, 3, "in", 6, "scanned", 0,
+            np.zeros((6, 3), "f4"), np.zeros(6, "f4"),
+        ),
+        ops.Linear("in", "router", matrix(2, 24)),
+        ops.Scale("in", "summed", 1.0),
+        ops.Experts("in", "router", "summed", (matrix(4, 24),) * 2, (matrix(24, 4),) * 2,
+                    "relu", False, 1),
+        ops.Pool("summed", "pooled", "mean", True),
+    ]  # fmt: skip
+    shapes = buffer_shapes(program)
+    assert {name: shape.columns for name, shape in shapes.items()} == {
+        "in": 24, "positions": 7, "angles": 6, "normed": 24, "part": 5, "scaled": 5,
+        "attended": 8, "convolved": 6, "scanned": 6, "router": 2, "summed": 24, "pooled": 24,
+    }  # fmt: skip
+    assert [name for name, shape in shapes.items() if not shape.has_token_rows] == ["pooled"]
+    native(program, context=9)  # the core agrees
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        ops.Gate("nowhere", "out"),
+        ops.Add("in", "nowhere"),
+        ops.AddPositions("nowhere", np.zeros((9, 8), "f4")),
+        ops.Rotary("in", "nowhere", 0, 1, 8),
+        ops.Activate("nowhere", "relu"),
+        ops.Experts("in", "nowhere", "in", (), (), "relu", False, 1),
+    ],
+)
+def test_buffer_shapes_refuse_an_unwritten_buffer(op):
     with pytest.raises(ValueError, match="reads buffer 'nowhere', which nothing has written"):
-        buffer_shapes([ops.Gate("nowhere", "out")])
+        buffer_shapes([*feed(8), op])
 
 
 def test_linear_of_the_wrong_width_is_refused():
@@ -78,6 +128,14 @@ def test_unknown_kernels_and_cache_types_are_refused_by_name():
         native(feed(8), kernels="sse")
     with pytest.raises(ValueError, match="no cache type is named 'int3'"):
         native(feed(8), cache_type="int3")
+
+
+def test_cache_layers_of_an_unknown_group_are_refused():
+    program = [*feed(24), ops.WriteKV("in", 0, 8, 16, 1, 8, group=1)]
+    with pytest.raises(ValueError, match="cache group 1 of 1: cache_blocks needs one entry per"):
+        native(program)
+    with pytest.raises(ValueError, match="every cache group needs at least one block"):
+        native(program, cache_blocks=[4, 0])
 
 
 @pytest.mark.parametrize("threads", [-1, 257])
@@ -100,6 +158,20 @@ def test_pool_shares_work_among_more_threads_than_cores(rng):
         core.run(step_of(values))
     expected = 200 * (values.astype(np.float64) @ weights.unpack().T.astype(np.float64))
     np.testing.assert_allclose(core.view("out", 150), expected, rtol=1e-3, atol=0.05)
+
+
+def test_pool_takes_more_chunks_than_a_job_counts(rng, kernels):
+    """An attention of 66,000 tasks: more than the 65,535 chunks of a job."""
+    heads = 600
+    program = [*feed(3 * heads), ops.WriteKV("in", 0, heads, 2 * heads, heads, 1),
+               ops.Attention("in", "out", 0, heads, heads, 1, 1.0)]  # fmt: skip
+    core = native(program, kernels, threads=3, step_tokens=1320, cache_blocks=[110])
+    values = rng.normal(size=(1320, 3 * heads)).astype(np.float32)
+    sequences = [(0, 12, [block]) for block in range(110)]
+    core.run(step_of(values, sequences))
+    results = core.view("out", 1320).copy()
+    core.run(step_of(values[-12:], sequences[-1:]))
+    np.testing.assert_array_equal(core.view("out", 12), results[-12:])
 
 
 def test_programs_of_one_pool_may_run_from_several_threads(rng):

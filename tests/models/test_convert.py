@@ -56,12 +56,16 @@ def _same_tensors(one: Path, other: Path) -> list[str]:
     ]
 
 
-def test_transformers_computes_the_same_from_file_and_folder(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3"])
+def test_transformers_computes_the_same_from_file_and_folder(tmp_path: Path, kind: str) -> None:
     from transformers import AutoModelForCausalLM
 
-    convert(folder, tmp_path / "m.gguf")
+    published = llama_folder(tmp_path / "published", model_type=kind, head_dim=64)
+    add_byte_level_tokenizer(published)
+    convert(published, tmp_path / "m.gguf")
     convert(tmp_path / "m.gguf", tmp_path / "back")
-    wanted = _logits(AutoModelForCausalLM.from_pretrained(folder))
+    assert sum(c.changed_values for c in compare_models(published, tmp_path / "back")) == 0
+    wanted = _logits(AutoModelForCausalLM.from_pretrained(published))
     from_file = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="m.gguf")
     from_folder, report = AutoModelForCausalLM.from_pretrained(
         tmp_path / "back", output_loading_info=True
@@ -79,7 +83,9 @@ def test_file_to_folder_to_file_changes_nothing(folder: Path, tmp_path: Path, na
     convert(tmp_path / "between", again)
     assert _same_tensors(first, again) == []
     one, other = GgufFile(first).metadata, GgufFile(again).metadata
-    assert {key for key in {*one, *other} if one.get(key) != other.get(key)} == set()
+    changed = {key for key in {*one, *other} if one.get(key) != other.get(key)}
+    # A folder of the same numbers keeps nothing but what other tools read as well.
+    assert changed == ({"general.name"} if name == "F32" else set())
     kinds = {place.format for place in GgufFile(first).tensors.values()}
     head = {"Q6_K"} if name not in ("F32", "F16", "BF16", "Q8_0") else set()
     assert kinds == {"F32", name} | head
@@ -208,6 +214,18 @@ def test_rotary_scaling_passes(folder: Path, tmp_path: Path, scaling: dict[str, 
     convert(tmp_path / "m.gguf", tmp_path / "back")
     compare_models(published, tmp_path / "m.gguf")
     compare_models(published, tmp_path / "back")
+
+
+def test_windows_are_refused_by_name(tmp_path: Path) -> None:
+    published = llama_folder(
+        tmp_path / "published",
+        model_type="qwen2",
+        use_sliding_window=True,
+        sliding_window=16,
+        max_window_layers=1,
+    )
+    with pytest.raises(ModelFormatError, match="family qwen2 .* windows on attention"):
+        convert(published, tmp_path / "m.gguf")
 
 
 def test_rows_beside_no_superblock_fall_back(tmp_path: Path) -> None:

@@ -55,9 +55,7 @@ def test_error_is_near_that_of_llama_cpp(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Q4_K", "Q6_K"])
-def test_search_beats_the_plain_range(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_search_beats_the_plain_range(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from yearling.models.checkpoint import rounding
 
     values = _weights(32)

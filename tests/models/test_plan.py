@@ -6,7 +6,8 @@ import pytest
 
 from yearling.core.errors import ConfigError
 from yearling.kernels import _native
-from yearling.models.plan import CacheGroup, cache_groups, count_parameters, plan_memory
+from yearling.models.cache_layout import CacheGroup, cache_layout
+from yearling.models.plan import cache_bytes, count_parameters, plan_memory
 from yearling.models.spec import (
     Attention,
     Embedding,
@@ -120,18 +121,18 @@ def test_gguf_bytes_are_blocks_of_the_format() -> None:
 def test_cache_is_grouped_by_what_layers_keep() -> None:
     window = replace(_LAYER, mixer=replace(_ATTENTION, window=20))
     state = LayerSpec(StateSpace(inner=64, state=16, convolution=4, rank=2), None, Serial(_NORM))
-    groups = cache_groups(with_layers(_LAYER, window, window, state))
+    groups = cache_layout(with_layers(_LAYER, window, window, state)).groups
     assert groups == (
-        CacheGroup("full", 1, token_values=32),
-        CacheGroup("window", 2, token_values=64, window=20),
-        CacheGroup("state", 1, state_bytes=64 * (16 + 3) * 4),
+        CacheGroup("full", token_floats=32, num_layers=1),
+        CacheGroup("window", 20, token_floats=64, num_layers=2),
+        CacheGroup("state", slot_floats=64 * (16 + 3), num_layers=1),
     )
     full, windowed, states = groups
-    assert full.num_bytes(33, "float32") == 3 * 16 * 32 * 4
-    assert windowed.num_bytes(1, "float16") == 16 * 64 * 2
-    assert windowed.num_bytes(48, "float16") == windowed.num_bytes(10**6, "float16")
-    assert windowed.num_bytes(10**6, "float16") == 3 * 16 * 64 * 2  # 20 tokens touch 3 blocks
-    assert states.num_bytes(1, "float16") == states.num_bytes(10**6, "float32") == 64 * 19 * 4
+    assert cache_bytes(full, 33, "float32") == 3 * 16 * 32 * 4
+    assert cache_bytes(windowed, 1, "float16") == 16 * 64 * 2
+    assert cache_bytes(windowed, 48, "float16") == cache_bytes(windowed, 10**6, "float16")
+    assert cache_bytes(windowed, 10**6, "float16") == 3 * 16 * 64 * 2  # 20 tokens touch 3 blocks
+    assert cache_bytes(states, 1, "float16") == cache_bytes(states, 10**6, "float32") == 64 * 19 * 4
 
 
 def test_encoder_keeps_no_cache() -> None:

@@ -50,7 +50,8 @@ def _opened(folder: Path, case: Case) -> Checkpoint:
 
 
 def _ids(checkpoint: Checkpoint, length: int) -> list[int]:
-    return np.random.default_rng(length).integers(3, checkpoint.spec.vocabulary, length).tolist()
+    random = np.random.default_rng(length)
+    return [int(token) for token in random.integers(3, checkpoint.spec.vocabulary, length)]
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

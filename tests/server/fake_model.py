@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tests.serving.fake_embedder import WIDTH, FakeEmbedder
 from tests.serving.fake_executor import FakeExecutor
 from tests.serving.fake_tokenizer import ByteTokenizer
 from yearling.core.errors import TemplateError
@@ -11,12 +12,14 @@ from yearling.server.generation import Admission
 from yearling.server.limits import Limits
 from yearling.server.models import ServedModel
 from yearling.serving.async_engine import AsyncEngine, LocalEngine
+from yearling.serving.encoder_engine import EncoderEngine
 from yearling.serving.engine import Engine, EngineConfig
 from yearling.serving.executor import SampleInput, SampleOutput, SequenceInput, SequenceOutput
 
 ANSWER = "The héron waits — 元年 — and then 😀 flies. "
 CONTEXT = 2048
 NUM_BLOCKS = 2048
+ENCODER_CONTEXT = 64
 END = ByteTokenizer.eos_id
 
 
@@ -99,4 +102,25 @@ def served_model(
         admission=Admission(limits),
         limits=limits,
         fingerprint="fp_test",
+    )
+
+
+def served_encoder(limits: Limits | None = None, **embedder: Any) -> ServedModel:
+    """An encoder as the server sees it, with its engine in this process."""
+    tokenizer: Any = ByteTokenizer()
+    limits = limits or Limits()
+    executor = FakeEmbedder(max_step_tokens=2 * ENCODER_CONTEXT, **embedder)
+    engine = EncoderEngine(
+        executor, context=ENCODER_CONTEXT, vocabulary=ByteTokenizer.vocabulary_size
+    )
+    return ServedModel(
+        name="encoder",
+        tokenizer=tokenizer,
+        chat_template=None,
+        context=ENCODER_CONTEXT,
+        engine=LocalEngine(engine),
+        admission=Admission(limits),
+        limits=limits,
+        fingerprint="fp_test",
+        embedding_width=WIDTH,
     )

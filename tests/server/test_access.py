@@ -24,6 +24,7 @@ GUARDED = {
     "/v1/models/{name:path}",
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/embeddings",
     "/tokenize",
     "/detokenize",
 }

@@ -7,7 +7,13 @@ import pytest
 from tests.server.live import LiveServer, parse_answer
 from tests.wire.test_json_body import BAD_BODIES
 
-POSTS = ("/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize")
+POSTS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/tokenize",
+    "/detokenize",
+)
 
 
 def assert_error(status: int, content: bytes, *expected: int) -> dict:

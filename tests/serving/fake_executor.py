@@ -92,7 +92,7 @@ class FakeExecutor:
             tokens.append(next_token(key, self.vocabulary))
         return tokens[num_prompt:]
 
-    def logits(self, tokens: Sequence[int]) -> list[list[float]]:
+    def logits(self, tokens: Sequence[int], num_prompt: int | None = None) -> list[list[float]]:
         """One row per token: 1 for the token that follows, else 0."""
         rows = []
         for end in range(1, len(tokens) + 1):

@@ -12,9 +12,18 @@ class ByteTokenizer:
     adds_bos = False
     special_tokens: Mapping[str, int] = {"<end>": 256, "<turn>": 257}
 
-    def encode(self, text: str, *, parse_special: bool = False, add_bos: bool = False) -> list[int]:
-        """Bytes of the text; control tokens only when asked."""
+    def encode(
+        self,
+        text: str,
+        *,
+        parse_special: bool = False,
+        add_bos: bool = False,
+        add_special: bool = False,
+    ) -> list[int]:
+        """Bytes of the text; control tokens in it, or around it, only when asked."""
         assert not add_bos
+        if add_special:
+            return [257, *self.encode(text, parse_special=parse_special), 256]
         if not parse_special:
             return list(text.encode())
         for name, token in self.special_tokens.items():

@@ -52,10 +52,11 @@ def open_llm(
             name=str(name),
             path=Path("fake"),
             options=options,
-            checkpoint=SimpleNamespace(spec=SimpleNamespace(vocabulary=258), close=lambda: None),
+            checkpoint=SimpleNamespace(close=lambda: None),
             tokenizer=ByteTokenizer() if has_tokenizer else None,
             chat_template=PlainTemplate() if has_tokenizer else None,
             context=options.context or 4096,
+            vocabulary=258,
             eos_token_ids=(256,),
         )
 
@@ -207,7 +208,10 @@ def test_close_frees_the_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"weight": "int8"}, r"LLM\(weight='int8'\): Extra inputs are not permitted.*weights"),
         ({"weights": "int3"}, r"LLM\(weights='int3'\): Input should be 'auto'"),
-        ({"executor": "torch"}, r"LLM\(executor='torch'\): Input should be 'auto' or 'native'"),
+        (
+            {"executor": "cuda"},
+            r"LLM\(executor='cuda'\): Input should be 'auto', 'native', 'torch'",
+        ),
         ({"context": 0}, r"LLM\(context=0\): .*greater than or equal to 1"),
     ],
 )

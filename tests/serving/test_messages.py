@@ -60,6 +60,7 @@ REPORTS: list[Report] = [
             OutputEvent("r", "é", (1, 2), (SCORE,)),
             OutputEvent("r", prompt_score=PromptScore((None, SCORE))),
             OutputEvent("r", finish_reason="error", usage=Usage(1, 2, 3), error="why"),
+            OutputEvent("e", finish_reason="stop", usage=Usage(5, 0), vectors=b"\x00\xff"),
         ],
         EngineStats(step_seconds=0.5),
     ),

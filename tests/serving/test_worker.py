@@ -11,9 +11,11 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from driving import Answer, make_request, true_answer
+from fake_embedder import vector_of
 
 from yearling.core.errors import (
     CapacityError,
@@ -21,9 +23,10 @@ from yearling.core.errors import (
     EngineError,
     ModelFormatError,
     RequestError,
+    UnsupportedError,
     WorkerLostError,
 )
-from yearling.serving.request import GenerationRequest
+from yearling.serving.request import EmbeddingRequest, EngineRequest
 from yearling.serving.worker import ModelWorker, RestartPolicy
 
 pytestmark = pytest.mark.faults
@@ -47,7 +50,7 @@ async def running(**arguments: Any) -> AsyncIterator[ModelWorker]:
         await worker.stop()
 
 
-async def collect(worker: ModelWorker, request: GenerationRequest) -> Answer:
+async def collect(worker: ModelWorker, request: EngineRequest) -> Answer:
     return Answer([event async for event in worker.generate(request)])
 
 
@@ -75,6 +78,27 @@ async def test_answers_are_those_of_an_engine_in_this_process() -> None:
         assert [answer.tokens for answer in found] == [true_answer(p, 16) for p in prompts]
         assert {answer.final.finish_reason for answer in found} == {"length"}
         assert worker.stats().num_free_blocks == worker.stats().num_blocks == 512
+
+
+async def test_encoder_answers_from_its_process_and_refuses_to_generate() -> None:
+    worker = new_worker("build_encoder")
+    await worker.start()
+    try:
+        requests = [EmbeddingRequest(str(n), [[n, 2], [n] * 20]) for n in range(12)]
+        found = await asyncio.gather(*(collect(worker, request) for request in requests))
+        for request, answer in zip(requests, found, strict=True):
+            vectors = np.frombuffer(answer.final.vectors, "<f4").reshape(2, -1).tolist()
+            assert vectors == [vector_of(tokens) for tokens in request.inputs]
+        with pytest.raises(UnsupportedError, match="this model is an encoder"):
+            await collect(worker, make_request([1]))
+    finally:
+        await worker.stop()
+
+
+async def test_generating_model_refuses_embeddings() -> None:
+    async with running() as worker:
+        with pytest.raises(UnsupportedError, match="generates text and gives no vectors"):
+            await collect(worker, EmbeddingRequest("e", [[1]]))
 
 
 async def test_refusals_are_typed_whoever_finds_them() -> None:

@@ -10,7 +10,8 @@ import typer
 from yearling.cli.sizes import size_text
 
 if TYPE_CHECKING:
-    from yearling.models.plan import CacheGroup, Fit, MemoryPlan
+    from yearling.models.cache_layout import CacheGroup
+    from yearling.models.plan import Fit, MemoryPlan
     from yearling.models.presets import Preset
     from yearling.models.spec import ModelSpec
 
@@ -162,8 +163,8 @@ def _group_text(group: "CacheGroup") -> str:
 
     layers = f"{group.num_layers} layers"
     if group.kind == "state":
-        return f"{layers} with one state: {size_text(group.state_bytes)} a sequence"
-    sizes = [f"{size_text(group.token_values * size)} {name}" for name, size in CACHE_TYPES.items()]
+        return f"{layers} with one state: {size_text(4 * group.slot_floats)} a sequence"
+    sizes = [f"{size_text(group.token_floats * size)} {name}" for name, size in CACHE_TYPES.items()]
     kept = "every token" if group.window is None else f"the last {group.window:,} tokens"
     return f"{layers} keep {kept}: {' or '.join(sizes)} a token"
 

@@ -19,12 +19,14 @@ class CacheGroup:
         window: Tokens a `window` keeps.
         token_floats: Numbers kept per token over all its layers; 0 for `state`.
         slot_floats: Numbers a state slot keeps over all its layers.
+        num_layers: Layers in the group.
     """
 
     kind: Literal["full", "window", "state"]
     window: int | None = None
     token_floats: int = 0
     slot_floats: int = 0
+    num_layers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def cache_layout(spec: ModelSpec) -> CacheLayout:
     states = [mixer for mixer in mixers if isinstance(mixer, StateSpace)]
     if states:
         size = sum(s.inner * (s.convolution - 1 + s.state) for s in states)
-        groups.append(CacheGroup("state", slot_floats=size))
+        groups.append(CacheGroup("state", slot_floats=size, num_layers=len(states)))
     return CacheLayout(
         groups=tuple(groups),
         group_of_layer=tuple(_group(mixer, numbers) for mixer in mixers),
@@ -64,8 +66,9 @@ def cache_layout(spec: ModelSpec) -> CacheLayout:
 
 
 def _block_group(window: int | None, attentions: list[Attention]) -> CacheGroup:
-    size = sum(2 * a.kv_heads * a.head_dim for a in attentions if a.window == window)
-    return CacheGroup("full" if window is None else "window", window, token_floats=size)
+    sizes = [2 * a.kv_heads * a.head_dim for a in attentions if a.window == window]
+    kind: Literal["full", "window"] = "full" if window is None else "window"
+    return CacheGroup(kind, window, token_floats=sum(sizes), num_layers=len(sizes))
 
 
 def _group(mixer: Attention | StateSpace, numbers: Mapping[int | None, int]) -> int:

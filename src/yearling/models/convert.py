@@ -189,7 +189,7 @@ def _write_folder(source: _Source, target: Path, wanted: str | None) -> None:
             write_side_files(folder, checkpoint, source.metadata, name)
         else:
             copy_side_files(folder, checkpoint, name)
-        if not all(map(is_plain, formats.values())):
+        if set(formats.values()) - {"F32", name}:
             weights = ((weight, checkpoint.weight(weight)) for weight in formats)
             write_kept_blocks(folder, source.general, weights)
 

@@ -12,10 +12,10 @@ from types import MappingProxyType
 from typing import Literal
 
 from yearling.core.errors import ConfigError
+from yearling.models.cache_layout import CacheGroup, cache_layout
 from yearling.models.checkpoint.formats import BLOCK_FORMATS
 from yearling.models.spec import (
     MLP,
-    Attention,
     Experts,
     Gated,
     LayerSpec,
@@ -28,11 +28,10 @@ from yearling.models.weights import Role, Weight, weights_of
 
 __all__ = [
     "CACHE_TYPES",
-    "CacheGroup",
     "Fit",
     "MemoryPlan",
     "ParameterCounts",
-    "cache_groups",
+    "cache_bytes",
     "count_parameters",
     "plan_memory",
 ]
@@ -102,37 +101,6 @@ class ParameterCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class CacheGroup:
-    """Layers that keep the same tokens of a sequence.
-
-    Attributes:
-        kind: `full` keeps every token, `window` the last ones, `state` one slot per sequence.
-        num_layers: Layers in the group.
-        token_values: Numbers kept per token over all its layers; 0 for states.
-        window: Tokens that a `window` keeps; None elsewhere.
-        state_bytes: Bytes of one sequence's slot, float32 whatever the cache's type.
-    """
-
-    kind: Literal["full", "window", "state"]
-    num_layers: int
-    token_values: int = 0
-    window: int | None = None
-    state_bytes: int = 0
-
-    def num_bytes(self, tokens: int, cache_type: CacheType) -> int:
-        """Bytes for one sequence of `tokens` tokens, in whole blocks of 16.
-
-        >>> CacheGroup("full", 30, token_values=30 * 2 * 3 * 64).num_bytes(17, "float16")
-        737280
-        """
-        blocks = ceil(tokens / _BLOCK_TOKENS)
-        if self.window is not None:  # a window that begins inside a block needs one more
-            blocks = min(blocks, ceil((self.window - 1) / _BLOCK_TOKENS) + 1)
-        taken = blocks * _BLOCK_TOKENS * self.token_values * CACHE_TYPES[cache_type]
-        return taken + self.state_bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Fit:
     """How one precision of the weights fits in memory.
 
@@ -197,26 +165,22 @@ def count_parameters(spec: ModelSpec) -> ParameterCounts:
     return ParameterCounts(total, total - idle, embedding, head, tuple(layers))
 
 
-def cache_groups(spec: ModelSpec) -> tuple[CacheGroup, ...]:
-    """Group layers by the tokens they keep; an encoder keeps none."""
-    if isinstance(spec.head, Pooling):
-        return ()
-    layers: dict[int | None, list[int]] = {}
-    states = []
-    for layer in spec.layers:
-        match layer.mixer:
-            case Attention() as mixer:
-                values = 2 * mixer.kv_heads * mixer.head_dim
-                layers.setdefault(mixer.window, []).append(values)
-            case StateSpace() as mixer:
-                states.append(mixer.inner * (mixer.state + mixer.convolution - 1) * 4)
-    groups = [
-        CacheGroup("full" if window is None else "window", len(values), sum(values), window)
-        for window, values in layers.items()
-    ]
-    if states:
-        groups.append(CacheGroup("state", len(states), state_bytes=sum(states)))
-    return tuple(groups)
+def _cache_groups(spec: ModelSpec) -> tuple[CacheGroup, ...]:
+    """Cache groups; an encoder keeps nothing between steps."""
+    return () if isinstance(spec.head, Pooling) else cache_layout(spec).groups
+
+
+def cache_bytes(group: CacheGroup, tokens: int, cache_type: CacheType) -> int:
+    """Bytes of one sequence's share of a group, in whole blocks of 16; states are float32.
+
+    >>> cache_bytes(CacheGroup("full", token_floats=30 * 2 * 3 * 64), 17, "float16")
+    737280
+    """
+    blocks = ceil(tokens / _BLOCK_TOKENS)
+    if group.window is not None:  # a window that begins inside a block needs one more
+        blocks = min(blocks, ceil((group.window - 1) / _BLOCK_TOKENS) + 1)
+    taken = blocks * _BLOCK_TOKENS * group.token_floats * CACHE_TYPES[cache_type]
+    return taken + 4 * group.slot_floats
 
 
 def plan_memory(
@@ -237,20 +201,20 @@ def plan_memory(
             f"context={context} is more than the {spec.context} tokens that the model was made "
             "for: leave it out or take less."
         )
-    groups, buffers = cache_groups(spec), _buffer_bytes(spec)
+    groups, buffers = _cache_groups(spec), _buffer_bytes(spec)
     fits = []
     for weight_type in _WEIGHT_TYPES:
         weight_bytes = sum(_packed_bytes(weight, weight_type) for weight in weights_of(spec))
         cache_type: CacheType = "float16" if weight_type in _GROUP_TILE else "float32"
 
-        def cache_bytes(tokens: int, cache_type: CacheType = cache_type) -> int:
-            return sequences * sum(group.num_bytes(tokens, cache_type) for group in groups)
+        def bytes_of_caches(tokens: int, cache_type: CacheType = cache_type) -> int:
+            return sequences * sum(cache_bytes(group, tokens, cache_type) for group in groups)
 
         room = available_bytes - weight_bytes - buffers
-        needed = weight_bytes + buffers + cache_bytes(context)
-        tokens = max(0, bisect_right(range(context + 1), room, key=cache_bytes) - 1)
+        needed = weight_bytes + buffers + bytes_of_caches(context)
+        tokens = max(0, bisect_right(range(context + 1), room, key=bytes_of_caches) - 1)
         fits.append(
-            Fit(weight_type, cache_type, weight_bytes, cache_bytes(context), needed, tokens)
+            Fit(weight_type, cache_type, weight_bytes, bytes_of_caches(context), needed, tokens)
         )
     return MemoryPlan(
         parameters=count_parameters(spec),

@@ -9,13 +9,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from yearling.core.errors import UnsupportedError
 from yearling.kernels import ops
 from yearling.models.alibi import alibi_slopes
+from yearling.models.cache_layout import CacheGroup, cache_layout
 from yearling.models.checkpoint import Checkpoint
 from yearling.models.packing import Packer, WeightKind
 from yearling.models.rotary import rotary_frequencies, rotary_stretch
@@ -38,7 +38,7 @@ from yearling.models.spec import (
 )
 from yearling.models.weights import Role
 
-__all__ = ["CacheGroup", "CompiledModel", "WeightKind", "compile_program"]
+__all__ = ["CompiledModel", "WeightKind", "compile_program"]
 
 _Emitted = ops.Op | Callable[[], ops.Op | list[ops.Op]]
 """An operation, or what gives it once its weights are packed."""
@@ -47,23 +47,6 @@ _Branch = Callable[[int, LayerSpec, str, str], Iterator[_Emitted]]
 """What emits a mixer or an MLP: layer number, layer, source buffer, target buffer."""
 
 RESIDUAL = "residual"
-
-
-@dataclass(frozen=True, slots=True)
-class CacheGroup:
-    """Layers that keep the same tokens of a sequence.
-
-    Attributes:
-        kind: `full`, `window`, or `state`, as `serving.executor.CacheShape` says.
-        window: Tokens a `window` keeps.
-        token_floats: Numbers kept per token over all its layers; 0 for `state`.
-        slot_floats: Numbers a state slot keeps over all its layers.
-    """
-
-    kind: Literal["full", "window", "state"]
-    window: int | None = None
-    token_floats: int = 0
-    slot_floats: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,19 +95,19 @@ def compile_program(
         ModelFormatError: a tensor cannot be read.
     """
     spec = checkpoint.spec
-    groups = _CacheLayout(spec)
+    layout = cache_layout(spec)
     with ThreadPoolExecutor(threads) as pool:
         packer = Packer(checkpoint, weights, pool)
-        emitted = list(_Emitter(spec, packer, groups).emit())
+        emitted = list(_Emitter(spec, packer, layout.group_of_layer).emit())
         operations = tuple(op for item in emitted for op in _ready(item))
         packed = packer.packed()
     return CompiledModel(
         operations=operations,
         context=context or spec.context,
-        cache_groups=groups.cache_groups,
+        cache_groups=layout.groups,
         prompt_tail=spec.prompt_tail,
-        needs_whole_prompt=any(a.mask != "causal" for a in groups.attentions),
-        can_share_prefixes=_can_share_prefixes(spec, groups),
+        needs_whole_prompt=layout.needs_whole_prompt,
+        can_share_prefixes=layout.can_share_prefixes,
         weight_bytes=sum(matrix.nbytes for matrix in packed),
         is_quantized=any(matrix.kind.startswith("int") for matrix in packed),
     )
@@ -135,49 +118,13 @@ def _ready(item: _Emitted) -> list[ops.Op]:
     return result if isinstance(result, list) else [result]
 
 
-def _can_share_prefixes(spec: ModelSpec, groups: "_CacheLayout") -> bool:
-    """Only where a token's keys depend on nothing but the tokens before it."""
-    rotaries = [a.positions for a in groups.attentions if isinstance(a.positions, Rotary)]
-    return (
-        len(groups.attentions) == len(spec.layers)
-        and all(a.mask == "causal" for a in groups.attentions)
-        and not any(rotary_stretch(r) or r.layout == "two_dimensional" for r in rotaries)
-        and spec.embedding.block_positions is None
-    )
-
-
-class _CacheLayout:
-    """Which cache group each layer belongs to, and the number it has in the cache."""
-
-    def __init__(self, spec: ModelSpec) -> None:
-        self.attentions = [x.mixer for x in spec.layers if isinstance(x.mixer, Attention)]
-        states = [x.mixer for x in spec.layers if isinstance(x.mixer, StateSpace)]
-        floats: dict[int | None, int] = {}
-        for attention in self.attentions:
-            size = 2 * attention.kv_heads * attention.head_dim
-            floats[attention.window] = floats.get(attention.window, 0) + size
-        self._groups = {window: number for number, window in enumerate(floats)}
-        groups = [
-            CacheGroup("full" if window is None else "window", window, token_floats=size)
-            for window, size in floats.items()
-        ]
-        if states:
-            size = sum(s.inner * (s.convolution - 1 + s.state) for s in states)
-            groups.append(CacheGroup("state", slot_floats=size))
-        self.cache_groups = tuple(groups)
-
-    def group(self, attention: Attention) -> int:
-        """Number of the group whose table a layer uses."""
-        return self._groups[attention.window]
-
-
 class _Emitter:
     """Lists operations in order; each `_…` method emits one part of the spec."""
 
-    def __init__(self, spec: ModelSpec, packer: Packer, groups: _CacheLayout) -> None:
+    def __init__(self, spec: ModelSpec, packer: Packer, group_of_layer: Sequence[int]) -> None:
         self._spec = spec
         self._packer = packer
-        self._groups = groups
+        self._group_of_layer = group_of_layer
         self._num_attentions = 0
         self._num_states = 0
         self._angles: dict[Rotary, tuple[str, ...]] = {}
@@ -215,8 +162,8 @@ class _Emitter:
 
     def _all_angles(self) -> Iterator[_Emitted]:
         """Cosine and sine once a step, for all layers that rotate alike."""
-        for attention in self._groups.attentions:
-            rotary = attention.positions
+        for layer in self._spec.layers:
+            rotary = layer.mixer.positions if isinstance(layer.mixer, Attention) else None
             if not isinstance(rotary, Rotary) or rotary in self._angles:
                 continue
             frequencies, factor = rotary_frequencies(rotary)
@@ -360,7 +307,7 @@ class _Emitter:
         yield from self._rotate(attention)
         if attention.log_scale is not None:
             yield ops.LogScale("qkv", 0, heads * size, attention.log_scale.trained_length)
-        layer, group = self._num_attentions, self._groups.group(attention)
+        layer, group = self._num_attentions, self._group_of_layer[number]
         self._num_attentions += 1
         yield ops.WriteKV("qkv", layer, key_column, value_column, kv_heads, size, group)
         scale = attention.scale if attention.scale is not None else 1 / math.sqrt(size)

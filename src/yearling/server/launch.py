@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from yearling import __version__
 from yearling.core.errors import ModelError
-from yearling.models.spec import Pooling
 from yearling.models.store import resolve
 from yearling.server.config import ServerConfig, ServeSettings
 from yearling.serving.model import load_model
@@ -124,7 +123,6 @@ def _served_model(
     if loaded.chat_template is not None:
         loaded.chat_template.prepare()
     loaded.checkpoint.close()
-    spec = loaded.checkpoint.spec
     identity = f"{__version__} {loaded.path} {loaded.path.stat().st_size} {settings.engine}"
     return ServedModel(
         name=name,
@@ -135,7 +133,7 @@ def _served_model(
         admission=Admission(settings.server.limits),
         limits=settings.server.limits,
         fingerprint="fp_" + hashlib.sha256(identity.encode()).hexdigest()[:12],
-        embedding_width=spec.width if isinstance(spec.head, Pooling) else None,
+        embedding_width=loaded.embedding_width,
     )
 
 

@@ -18,6 +18,7 @@ from yearling.serving.admission import AdmissionLimits
 from yearling.serving.engine import EngineStats
 from yearling.serving.model import ModelOptions, load_executor, load_model, new_engine
 from yearling.serving.request import (
+    EmbeddingRequest,
     FinishReason,
     GenerationRequest,
     OutputEvent,
@@ -224,16 +225,9 @@ class LLM:
             RequestError: a text is empty or holds ids the model does not have.
             ContextLengthError: a text is longer than the context.
         """
-        if not self._model.is_encoder:
-            raise UnsupportedError(
-                f"{self._model.name} generates text and gives no embeddings: load an encoder, "
-                f"for example minilm."
-            )
         several = [texts] if _is_prompt(texts) else cast("Sequence[Prompt]", texts)
         tokens = [self._encode_whole(text) for text in several]
-        limits = AdmissionLimits(self._model.context, None, self._engine.limits.vocabulary)
-        for ids in tokens:
-            limits.check(GenerationRequest("embed", ids, is_prompt_only=True), 0)
+        self._engine.limits.check(EmbeddingRequest("embed", tokens), 0)
         with self._lock:
             self._check_open()
             vectors = cast("TextEncoder", self._executor).embed(tokens)

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from pydantic import Field
 
 from yearling.core.config import Config
 from yearling.core.errors import ConfigError, UnsupportedError
+from yearling.serving.encoder_engine import EncoderEngine
 from yearling.serving.engine import Engine, EngineConfig
 from yearling.serving.executor import Executor
 
@@ -75,9 +76,7 @@ class ModelOptions(Config):
 class LoadedExecutor(Executor, Protocol):
     """An executor in this process, with what the Python API needs beyond steps."""
 
-    def logits(
-        self, tokens: Sequence[int], num_prompt: int | None = None
-    ) -> "NDArray[np.float32]":
+    def logits(self, tokens: Sequence[int], num_prompt: int | None = None) -> "NDArray[np.float32]":
         """Logits [T, V] of a sequence on its own, beside the cache; None: it is all prompt."""
         ...
 
@@ -108,7 +107,7 @@ class LoadedModel:
         context: Tokens of prompt and answer together.
         vocabulary: Token ids run from 0 to here.
         eos_token_ids: Ids that end an answer.
-        is_encoder: Whether it gives vectors instead of text.
+        embedding_width: Numbers of a vector, in an encoder; None in a model that generates text.
         chat_stop: Texts that end an answer in a chat, beside those ids.
     """
 
@@ -121,7 +120,7 @@ class LoadedModel:
     context: int
     vocabulary: int
     eos_token_ids: tuple[int, ...]
-    is_encoder: bool = False
+    embedding_width: int | None = None
     chat_stop: tuple[str, ...] = ()
 
 
@@ -157,7 +156,7 @@ def load_model(name: str | Path, options: ModelOptions | None = None) -> LoadedM
         context=_context(options.context, shape.context, path),
         vocabulary=shape.vocabulary,
         eos_token_ids=tuple(sorted(eos_token_ids)),
-        is_encoder=shape.is_encoder,
+        embedding_width=shape.embedding_width,
         chat_stop=chat.stop_texts,
     )
 
@@ -181,9 +180,17 @@ def load_executor(model: LoadedModel) -> LoadedExecutor:
     return _load_native(model, model.checkpoint)
 
 
-def new_engine(model: LoadedModel, executor: Executor) -> Engine:
-    """The engine of a model over its executor."""
+def new_engine(model: LoadedModel, executor: LoadedExecutor) -> Engine | EncoderEngine:
+    """The engine of a model over its executor; an encoder has one of its own kind."""
     options = model.options
+    if model.embedding_width is not None:
+        max_waiting = options.max_waiting
+        return EncoderEngine(
+            cast("TextEncoder", executor),
+            context=model.context,
+            vocabulary=model.vocabulary,
+            max_requests=None if max_waiting is None else options.max_sequences + max_waiting,
+        )
     return Engine(
         executor,
         model.tokenizer,
@@ -198,7 +205,7 @@ def new_engine(model: LoadedModel, executor: Executor) -> Engine:
     )
 
 
-def build_engine(path: str, options: Mapping[str, Any]) -> Engine:
+def build_engine(path: str, options: Mapping[str, Any]) -> Engine | EncoderEngine:
     """Open a model, load its weights and build its engine: what a worker process does first."""
     model = load_model(path, ModelOptions.model_validate(options))
     engine = new_engine(model, load_executor(model))
@@ -212,7 +219,7 @@ class _Shape:
 
     context: int
     vocabulary: int
-    is_encoder: bool
+    embedding_width: int | None
 
 
 def _open(path: Path, options: ModelOptions) -> "tuple[Checkpoint | FallbackCheckpoint, _Shape]":
@@ -224,14 +231,13 @@ def _open(path: Path, options: ModelOptions) -> "tuple[Checkpoint | FallbackChec
         raise ConfigError(
             f"executor=transformers reads model folders, and {path.name} is a file: leave it out."
         )
-    if options.executor == "transformers" or (
-        options.executor == "auto" and needs_fallback(path)
-    ):
+    if options.executor == "transformers" or (options.executor == "auto" and needs_fallback(path)):
         folder = FallbackCheckpoint(path)
-        return folder, _Shape(folder.context, folder.vocabulary, is_encoder=False)
+        return folder, _Shape(folder.context, folder.vocabulary, None)
     checkpoint = open_checkpoint(path)
     spec = checkpoint.spec
-    return checkpoint, _Shape(spec.context, spec.vocabulary, isinstance(spec.head, Pooling))
+    width = spec.width if isinstance(spec.head, Pooling) else None
+    return checkpoint, _Shape(spec.context, spec.vocabulary, width)
 
 
 def _load_native(model: LoadedModel, checkpoint: "Checkpoint") -> LoadedExecutor:

@@ -10,6 +10,7 @@ from yearling.core.errors import ModelFormatError
 from yearling.models.checkpoint.agreement import check_tensors, check_vocabulary
 from yearling.models.checkpoint.formats import StoredTensor
 from yearling.models.checkpoint.safetensors import SafetensorsFiles
+from yearling.models.checkpoint.sentence_encoder import with_sentence_settings
 from yearling.models.checkpoint.source import SourceFile
 from yearling.models.families import family_of_model_type
 from yearling.models.fields import Fields
@@ -42,7 +43,7 @@ class FolderCheckpoint:
         if config is None:
             raise ModelFormatError(f"{path}: holds no config.json, so it is no model folder.")
         self.family = family_of_model_type(config.text("model_type"))
-        self.spec = self.family.spec_from_config(config)
+        self.spec = with_sentence_settings(self.family.spec_from_config(config), path)
         self._files = SafetensorsFiles(path)
         found = {name: place.shape for name, place in self._files.tensors.items()}
         self._places = self._find_places(found)

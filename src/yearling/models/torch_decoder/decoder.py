@@ -132,14 +132,14 @@ class TorchDecoder(nn.Module):
         positions = positions_of(segments, tokens.device)
         step = Step(segments, positions, self._angles(positions), cache)
         hidden = self._embed(tokens, positions, injection)
-        for layer in self.layers():
+        for layer in self.iterate_layers():
             if self.uses_checkpointing and torch.is_grad_enabled() and cache is None:
                 hidden = checkpoint(layer, hidden, step, use_reentrant=False)
             else:
                 hidden = layer(hidden, step)
         return self._norm("final_norm", self.spec.final_norm, hidden)
 
-    def layers(self) -> Iterator[nn.Module]:
+    def iterate_layers(self) -> Iterator[nn.Module]:
         """The layers, from first to last, as they are now."""
         for path in self._layer_paths:
             yield self.get_submodule(path)

@@ -77,7 +77,8 @@ def _stretched(
     # float64: a power of a power loses digits that long sequences multiply.
     ratio = lengths[:, None].double() / stretch.trained
     if stretch.kind == "stepped_ntk":
-        growth = (2 ** torch.ceil(torch.log2(ratio) + 1) - 1).clamp(min=1)
+        reached = stretch.factor * ratio.clamp(min=1)
+        growth = (2 ** torch.ceil(torch.log2(reached) + 1) - 1).clamp(min=1)
     else:
         growth = (stretch.factor * ratio - (stretch.factor - 1)).clamp(min=1)
     base = stretch.base * growth ** (dims / (dims - 2))

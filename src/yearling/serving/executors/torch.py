@@ -33,7 +33,7 @@ class TorchExecutor:
     """Implements `serving.executor.Executor` for one loaded model.
 
     Attributes:
-        cache_shapes: Its cache groups.
+        cache_shapes: Its cache groups; none of an encoder, which runs no steps.
         block_size: Tokens per block.
         max_step_tokens: Tokens one step may hold.
         max_logit_rows: Rows of logits one step may ask for.
@@ -63,13 +63,14 @@ class TorchExecutor:
 
         Args:
             decoder: With its weights, on the device that computes.
-            num_blocks: Blocks of each group of `cache_layout`; slots of the states.
+            num_blocks: Blocks of each group of `cache_layout`, and slots of the states; empty for
+                an encoder.
             kv_type: `float32` or `float16`.
         """
         layout = cache_layout(decoder.spec)
         self.cache_shapes = tuple(
             CacheShape(group.kind, count, group.window)
-            for group, count in zip(layout.groups, num_blocks, strict=True)
+            for group, count in zip(layout.groups, num_blocks, strict=bool(num_blocks))
         )
         self.needs_whole_prompt = layout.needs_whole_prompt
         self.can_share_prefixes = layout.can_share_prefixes
@@ -83,9 +84,11 @@ class TorchExecutor:
         self.threads = torch.get_num_threads()
         self._decoder = decoder.eval()
         self._device = parameters[0].device
-        self._cache = PagedCache(
-            decoder.spec, layout, num_blocks, dtype=_TYPES[kv_type], device=self._device
-        )
+        self._cache: PagedCache | None = None
+        if self.cache_shapes:
+            self._cache = PagedCache(
+                decoder.spec, layout, num_blocks, dtype=_TYPES[kv_type], device=self._device
+            )
 
     @classmethod
     def load(
@@ -144,6 +147,7 @@ class TorchExecutor:
     @torch.inference_mode()
     def execute(self, step: Sequence[SequenceInput]) -> list[SequenceOutput]:
         """Run one step; see `serving.executor.Executor`."""
+        assert self._cache is not None, "an encoder embeds, it runs no steps"
         segments = Segments(
             lengths=[len(sequence.tokens) for sequence in step],
             starts=[sequence.start for sequence in step],
@@ -237,13 +241,16 @@ class _Sizes:
         self, spec: ModelSpec, context: int, step_tokens: int, sequences: int, kv_type: str
     ) -> None:
         self._groups = cache_layout(spec).groups
+        self._is_encoder = not isinstance(spec.head, Head)
         self._context = context
         self._step_tokens = step_tokens
         self._sequences = sequences
         self._kv_bytes = 4 if kv_type == "float32" else 2
 
     def num_blocks(self, cache_bytes: int | None, device: torch.device) -> list[int]:
-        """Blocks of each group; slots of the states."""
+        """Blocks of each group, slots of the states; none for an encoder."""
+        if self._is_encoder:
+            return []
         per_context = sum(self._unit_bytes(group) * self._units(group) for group in self._groups)
         contexts = _DEFAULT_CACHE_CONTEXTS
         if any(group.kind == "state" for group in self._groups):

@@ -58,7 +58,7 @@ class TransformersExecutor:
         max_step_tokens: int,
         weights_version: str,
     ) -> None:
-        self.cache_shapes = (CacheShape("state", max_sequences),)
+        self.cache_shapes: tuple[CacheShape, ...] = (CacheShape("state", max_sequences),)
         self.max_step_tokens = max_step_tokens
         self.max_logit_rows = max(max_sequences, 64)
         self.kv_type = "float16" if model.dtype == torch.float16 else "float32"

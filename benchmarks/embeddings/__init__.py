@@ -1,0 +1,1 @@
+"""Sentence vectors: right against sentence-transformers, and how fast."""
