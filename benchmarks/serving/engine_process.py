@@ -70,7 +70,7 @@ class EngineProcess:
             text=True,
         )
         try:
-            answer = self._ask(
+            answer = self.ask(
                 {
                     "command": "load",
                     "model": str(command.model),
@@ -94,44 +94,12 @@ class EngineProcess:
             self._generate([phase.earlier], 1, is_streamed=False)
         return self._generate(phase.prompts, phase.new_tokens, is_streamed=phase.is_streamed)
 
-    def close(self) -> None:
-        """End the process and wait for it."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._errors.close()
+    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Send one command and wait for its answer.
 
-    def __enter__(self) -> "EngineProcess":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _generate(
-        self, prompts: Sequence[Sequence[int]], new_tokens: int, *, is_streamed: bool
-    ) -> Timing:
-        answer = self._ask(
-            {
-                "command": "generate",
-                "prompts": [list(prompt) for prompt in prompts],
-                "new_tokens": new_tokens,
-                "is_streamed": is_streamed,
-            }
-        )
-        return Timing(
-            seconds=answer["seconds"],
-            new_tokens=answer["new_tokens"],
-            peak_rss_mb=answer["peak_rss_mb"],
-            first_token_seconds=answer["first_token_seconds"],
-        )
-
-    def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        Raises:
+            BenchmarkError: the process ends, reports an error or stays silent too long.
+        """
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None
         assert stdout is not None
@@ -155,6 +123,43 @@ class EngineProcess:
         if "error" in answer:
             raise BenchmarkError(f"{self.name} failed at {command['command']}: {answer['error']}")
         return answer
+
+    def close(self) -> None:
+        """End the process and wait for it."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._errors.close()
+
+    def __enter__(self) -> "EngineProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], new_tokens: int, *, is_streamed: bool
+    ) -> Timing:
+        answer = self.ask(
+            {
+                "command": "generate",
+                "prompts": [list(prompt) for prompt in prompts],
+                "new_tokens": new_tokens,
+                "is_streamed": is_streamed,
+            }
+        )
+        return Timing(
+            seconds=answer["seconds"],
+            new_tokens=answer["new_tokens"],
+            peak_rss_mb=answer["peak_rss_mb"],
+            first_token_seconds=answer["first_token_seconds"],
+        )
 
     def _end_silence(self, was_silent: threading.Event) -> None:
         was_silent.set()

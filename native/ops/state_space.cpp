@@ -119,7 +119,7 @@ std::unique_ptr<Op> make_selective_scan(const Program& program, const ScanBuffer
                                         std::vector<float> matrix, std::vector<float> skip) {
   const std::size_t channels = skip.size(), width = padded(channels);
   require(channels > 0 && matrix.size() % channels == 0 && !matrix.empty(),
-          "selective_scan: matrix must be (channels, states), and skip have one entry per channel.");
+          "selective_scan: matrix must be (channels, states), and skip (channels,).");
   const std::size_t states = matrix.size() / channels;
   for (const int number : {buffers.input, buffers.time_step, buffers.parameters, buffers.gate,
                            buffers.output}) {

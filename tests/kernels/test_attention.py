@@ -106,6 +106,40 @@ def test_attention_lets_a_nan_of_its_own_through(rng, kernels):
     assert is_nan.tolist() == [False] * 5 + [True] * 15
 
 
+def seen_by_each_token(kernels, tokens, prefixes=None, **extras):
+    """Queries of zero weigh all that they see alike: the mean of the positions seen."""
+    values = np.zeros((tokens, 3), np.float32)
+    values[:, 2] = np.arange(tokens)
+    _, program = program_of(1, 1, 1, **extras)
+    ours, truth = run_both(program, step_of(values, prefixes=prefixes), "out", kernels=kernels)
+    np.testing.assert_allclose(ours, truth, rtol=1e-5)
+    return ours[:, 0]
+
+
+def test_a_window_counts_the_token_itself(kernels):
+    seen = seen_by_each_token(kernels, 40, window=3)
+    np.testing.assert_allclose(seen, [0, 0.5, *np.arange(1, 39)], rtol=1e-5)
+
+
+def test_a_prefix_is_seen_by_all_of_its_tokens(kernels):
+    seen = seen_by_each_token(kernels, 6, prefixes=[4], sees_prefix=True)
+    np.testing.assert_allclose(seen, [1.5, 1.5, 1.5, 1.5, 2, 2.5], rtol=1e-5)
+
+
+def test_a_slope_weighs_keys_by_their_distance(kernels):
+    slopes = np.array([np.log(2)], np.float32)  # each step back halves the weight
+    seen = seen_by_each_token(kernels, 3, slopes=slopes)
+    np.testing.assert_allclose(seen, [0, 2 / 3, (2 * 1 + 4 * 2) / 7], rtol=1e-5)
+
+
+def test_a_soft_cap_bounds_scores(kernels):
+    """Scores of 0 and 1,000 become 0 and ln 3: weights of 1/4 and 3/4."""
+    values = np.array([[1, 0, 0], [1, 1000, 1]], np.float32)
+    _, program = program_of(1, 1, 1, soft_cap=float(np.log(3)))
+    ours, _ = run_both(program, step_of(values), "out", kernels=kernels)
+    np.testing.assert_allclose(ours[1], 0.75, rtol=1e-5)
+
+
 @pytest.mark.parametrize("extra", EXTRAS)
 @pytest.mark.parametrize(("heads", "kv_heads", "size"), SHAPES)
 @pytest.mark.parametrize("cache_type", ["float32", "float16"])

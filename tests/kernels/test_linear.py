@@ -123,9 +123,9 @@ def test_linear_rows_do_not_depend_on_their_company(rng, kernels, kind):
     core = native(program, kernels, threads=3)
     core.run(step_of(values))
     together = core.view("out", 230).copy()
-    for row in (0, 1, 97, 229):
-        core.run(step_of(values[row : row + 1]))
-        np.testing.assert_array_equal(core.view("out", 1)[0], together[row])
+    for row, count in ((0, 1), (1, 1), (97, 2), (100, 3), (150, 8), (229, 1)):
+        core.run(step_of(values[row : row + count]))
+        np.testing.assert_array_equal(core.view("out", count), together[row : row + count])
 
 
 @pytest.mark.parametrize("kind", ["int4", "int8"])

@@ -2,22 +2,11 @@
 
 import copy
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-if find_spec("beartype"):  # shapes in signatures are checked while these tests run
-    from jaxtyping import install_import_hook
-
-    _CHECKED = ("attention", "decoder", "leaves", "loss", "mlp", "rotary", "state_space", "tree")
-    with install_import_hook(
-        [f"yearling.models.torch_decoder.{name}" for name in _CHECKED], "beartype.beartype"
-    ):
-        import yearling.models.torch_decoder
-
+import torch
 import torch.nn.functional as F
 
 from tests.models.tiny_files import tiny_gguf, write_folder

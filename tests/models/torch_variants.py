@@ -96,7 +96,9 @@ VARIANTS: Mapping[str, ModelSpec] = {
         attending(query_norm=LAYER, key_norm=LAYER, norm_over="all_heads"),
     ),
     "query layer": model(
-        GATED, attending(query_positions=128), embedding=Embedding(positions=128, norm=LAYER)
+        GATED,
+        replace(attending(query_positions=128), stream_norm=LAYER),
+        embedding=Embedding(positions=128, norm=LAYER),
     ),
     "prefix": model(
         replace(attending(mask="prefix"), residual=PostNorm(LAYER, LAYER, 2.0, is_inner=True)),

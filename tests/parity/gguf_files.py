@@ -33,7 +33,7 @@ class GgufCase:
         family: Whose it is.
         config: What its config.json would say.
         architecture: As GGUF calls it, where that is not the family's name.
-        settings: Keys under the architecture's name that only this one has.
+        settings: Keys under the architecture's name that only this one has; None leaves one out.
     """
 
     family: str
@@ -117,12 +117,13 @@ GGUF_CASES: Mapping[str, GgufCase] = {
             "new_decoder_architecture": True,
             "max_position_embeddings": 64,
         },
+        settings={"rope.dimension_count": None},
     ),
     "gpt_neox": GgufCase(
         "gpt_neox",
         _LLAMA | {"num_key_value_heads": None, "rotary_pct": 0.25},
         "gptneox",
-        {"use_parallel_residual": True},
+        {"use_parallel_residual": True, "attention.head_count_kv": None},
     ),
     "chatglm2": GgufCase(
         "chatglm",
@@ -143,6 +144,7 @@ GGUF_CASES: Mapping[str, GgufCase] = {
     "gpt2": GgufCase(
         "gpt2",
         {"vocab_size": VOCABULARY, "n_embd": 64, "n_head": 4, "n_layer": 3, "n_positions": 64},
+        settings={"attention.head_count_kv": None},
     ),
     "mpt": GgufCase(
         "mpt",
@@ -152,9 +154,9 @@ GGUF_CASES: Mapping[str, GgufCase] = {
             "n_heads": 4,
             "n_layers": 3,
             "max_seq_len": 64,
-            "attn_config": {"clip_qkv": 0.8},
+            "attn_config": {"clip_qkv": 0.75},
         },
-        settings={"attention.max_alibi_bias": 8.0, "attention.clamp_kqv": 0.8},
+        settings={"attention.max_alibi_bias": 8.0, "attention.clamp_kqv": 0.75},
     ),
     "mamba": GgufCase(
         "mamba",
@@ -191,7 +193,7 @@ def write_case(path: Path, case: GgufCase) -> None:
         path,
         {
             "general.architecture": architecture,
-            **{f"{architecture}.{key}": value for key, value in own.items()},
+            **{f"{architecture}.{key}": v for key, v in own.items() if v is not None},
             **_TOKENIZER,
         },
         tensors,

@@ -132,7 +132,9 @@ def _without(spec: ModelSpec, part: str) -> ModelSpec:
         case "norm of the embedding":
             return replace(spec, embedding=replace(spec.embedding, norm=None))
         case "positions":
-            return replace(spec, embedding=replace(spec.embedding, positions=None))
+            return replace(
+                spec, embedding=replace(spec.embedding, positions=None, token_types=None)
+            )
         case "residual":
             layer = spec.layers[0]
             assert isinstance(layer.residual, PostNorm)

@@ -2,7 +2,12 @@
 
 import pytest
 
-from yearling.core.errors import CapacityError, ContextLengthError, RequestError
+from yearling.core.errors import (
+    CapacityError,
+    ContextLengthError,
+    RequestError,
+    UnsupportedError,
+)
 from yearling.serving.admission import AdmissionLimits
 from yearling.serving.request import GenerationRequest, SamplingParams
 
@@ -59,3 +64,28 @@ def test_check_refuses_ids_outside_the_vocabulary(token: int) -> None:
 def test_answer_is_bounded_by_the_smaller_of_room_and_wish() -> None:
     assert LIMITS.max_new_tokens(request(4)) == 6
     assert LIMITS.max_new_tokens(request(4, max_tokens=3)) == 3
+
+
+@pytest.mark.parametrize("num_prompt", [4, 5])
+def test_whole_prompt_is_bounded_by_what_a_step_holds(num_prompt: int) -> None:
+    limits = AdmissionLimits(10, None, whole_prompt=4)
+    if num_prompt == 4:
+        limits.check(request(4), 0)
+        return
+    with pytest.raises(ContextLengthError, match=r"5 tokens.*one step, which holds 4") as caught:
+        limits.check(request(5), 0)
+    assert caught.value.parameter == "prompt"
+
+
+@pytest.mark.parametrize("is_prompt_only", [True, False])
+def test_scores_of_a_whole_prompt_are_refused(is_prompt_only: bool) -> None:
+    limits = AdmissionLimits(10, None, whole_prompt=4)
+    sampling = {} if is_prompt_only else {"prompt_logprobs": 0}
+    with pytest.raises(UnsupportedError, match="cannot score a prompt") as caught:
+        limits.check(request(2, is_prompt_only=is_prompt_only, **sampling), 0)
+    assert caught.value.parameter == "prompt_logprobs"
+
+
+def test_encoder_generates_nothing() -> None:
+    with pytest.raises(UnsupportedError, match="is an encoder"):
+        AdmissionLimits(10, None, can_generate=False).check(request(2), 0)

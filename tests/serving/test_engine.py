@@ -10,8 +10,15 @@ from fake_tokenizer import ByteTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yearling.core.errors import CapacityError, ContextLengthError, EngineError, RequestError
+from yearling.core.errors import (
+    CapacityError,
+    ContextLengthError,
+    EngineError,
+    RequestError,
+    UnsupportedError,
+)
 from yearling.serving.engine import Engine, EngineConfig
+from yearling.serving.executor import CacheShape
 from yearling.serving.request import GenerationRequest, OutputEvent, SamplingParams
 
 
@@ -388,6 +395,97 @@ def test_every_request_gets_exactly_one_final_event(
         assert answer.final.finish_reason in ("length", "cancelled", "error", "stop")
         assert answer.tokens == true
     assert engine.stats().num_free_blocks == num_blocks
+
+
+SHAPES: dict[str, list[CacheShape]] = {
+    "window": [CacheShape("window", 24, 33)],
+    "mixed": [CacheShape("full", 12), CacheShape("window", 20, 20), CacheShape("window", 20, 48)],
+    "state": [CacheShape("state", 5)],
+    "hybrid": [CacheShape("full", 10), CacheShape("window", 20, 7), CacheShape("state", 3)],
+    "prefix": [CacheShape("full", 10)],
+}
+
+
+def executor_of(kind: str, **options: Any) -> FakeExecutor:
+    return FakeExecutor(
+        shapes=SHAPES[kind],
+        needs_whole_prompt=kind == "prefix",
+        can_share_prefixes=kind in ("window", "mixed"),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("max_step_tokens", [72, 512])
+def test_answers_are_right_in_every_kind_of_cache(kind: str, max_step_tokens: int) -> None:
+    executor = executor_of(kind)
+    given_answers, engine = answers(executor, max_step_tokens=max_step_tokens, max_sequences=16)
+    assert given_answers == [executor.true_answer(prompt, 20) for prompt in PROMPTS]
+    stats = engine.stats()
+    assert (stats.num_preemptions > 0) == (kind != "state")
+    assert (stats.cache_hit_tokens > 0) == (kind in ("window", "mixed"))
+    assert stats.num_free_blocks == stats.num_blocks
+
+
+@pytest.mark.parametrize("kind", ["window", "mixed", "state", "hybrid"])
+def test_prompt_scores_are_right_in_every_kind_of_cache(kind: str) -> None:
+    prompt = [index * 7 % 256 for index in range(60)]
+    executor = executor_of(kind, max_logit_rows=25)
+    engine = make_engine(executor)
+    answer, other = drive(
+        engine, make_request(prompt, prompt_logprobs=0), make_request(prompt, max_tokens=30)
+    )
+    (event,) = [event for event in answer.events if event.prompt_score is not None]
+    assert event.prompt_score is not None
+    assert len(event.prompt_score.tokens) == 60
+    assert answer.tokens == executor.true_answer(prompt, 16)
+    assert other.tokens == executor.true_answer(prompt, 30)
+
+
+def test_prefix_of_a_window_model_is_found_after_its_head_is_gone() -> None:
+    executor = FakeExecutor(shapes=[CacheShape("window", 9, 33)], max_step_tokens=64)
+    engine = make_engine(executor)
+    prompt = [index * 7 % 256 for index in range(200)]
+    (first,) = drive(engine, make_request(prompt))
+    (second,) = drive(engine, make_request([*prompt, *first.tokens, 1]))
+    assert second.final.usage is not None
+    assert second.final.usage.cached_tokens == 208  # of 215 computed, in full blocks
+    assert second.tokens == executor.true_answer([*prompt, *first.tokens, 1], 16)
+
+
+def test_window_sets_no_bound_on_the_length() -> None:
+    executor = FakeExecutor(shapes=[CacheShape("window", 6, 33)], max_step_tokens=64)
+    (answer,) = drive(make_engine(executor), make_request(range(250), max_tokens=400))
+    assert answer.tokens == executor.true_answer(range(250), 400)
+
+
+def test_window_that_does_not_fit_its_blocks_bounds_the_length() -> None:
+    engine = make_engine(FakeExecutor(shapes=[CacheShape("window", 2, 33)]))
+    assert engine.limits.context == 32
+    (answer,) = drive(engine, make_request(range(20), max_tokens=None))
+    assert len(answer.tokens) == 12
+
+
+def test_stats_count_full_groups_or_else_what_there_is() -> None:
+    assert make_engine(executor_of("mixed")).stats().num_blocks == 12
+    assert make_engine(executor_of("window")).stats().num_blocks == 24
+    assert make_engine(executor_of("state")).stats().num_free_blocks == 5
+
+
+def test_prompt_that_no_step_holds_whole_is_refused() -> None:
+    engine = make_engine(executor_of("prefix", max_step_tokens=30))
+    with pytest.raises(ContextLengthError, match=r"31 tokens.*one step, which holds 30.*larger"):
+        engine.add(make_request(range(31), max_tokens=1))
+    (answer,) = drive(engine, make_request(range(30), max_tokens=40))
+    assert len(answer.tokens) == 40
+
+
+@pytest.mark.parametrize("is_prompt_only", [True, False])
+def test_prompt_scores_of_a_prefix_model_are_refused_by_name(is_prompt_only: bool) -> None:
+    params = SamplingParams(prompt_logprobs=None if is_prompt_only else 0)
+    request = GenerationRequest("r", [1, 2], params, is_prompt_only=is_prompt_only)
+    with pytest.raises(UnsupportedError, match=r"prefix mask.*prompt_logprobs"):
+        make_engine(executor_of("prefix")).add(request)
 
 
 def test_tokenizer_fake_agrees_with_itself() -> None:

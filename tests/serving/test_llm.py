@@ -222,6 +222,29 @@ def test_wrong_option_names_itself(
         open_llm(monkeypatch, **options)
 
 
+def test_encoder_gives_vectors_of_texts_and_token_ids(minilm_path: Path) -> None:
+    with LLM(minilm_path) as llm:
+        several = llm.embed(["A cat sits.", "Ein Hund bellt.", "[SEP] is text here"])
+        assert several.shape == (3, 384)
+        np.testing.assert_array_equal(llm.embed("A cat sits."), several[0])
+        ids = llm._tokenizer().encode("A cat sits.", add_special=True)
+        np.testing.assert_array_equal(llm.embed([ids])[0], several[0])
+        np.testing.assert_array_equal(llm.embed(ids), several[0])
+        assert llm._tokenizer().special_tokens["[SEP]"] not in llm._encode_whole("[SEP]")[1:-1]
+        assert llm.embed([]).shape == (0, 384)
+        with pytest.raises(ContextLengthError, match=r"input\[1\] has 302 tokens"):
+            llm.embed(["short", "long " * 300])
+        with pytest.raises(UnsupportedError, match="encoder"):
+            llm.generate("text", GREEDY)
+        with pytest.raises(UnsupportedError, match="vectors, not logits"):
+            llm.logits([1])
+
+
+def test_decoder_gives_no_vectors(llm: LLM) -> None:
+    with pytest.raises(UnsupportedError, match=r"gives no vectors.*minilm"):
+        llm.embed([[1, 2]])
+
+
 def test_unknown_model_is_not_found(tmp_home: Path) -> None:
     with pytest.raises(ModelNotFoundError):
         LLM("no-such-model")

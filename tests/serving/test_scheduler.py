@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from yearling.serving.block_pool import KeyChain
 from yearling.serving.cache import Cache, SequenceTables
-from yearling.serving.cache_groups import BlockTable, CacheGroup, FullGroup
+from yearling.serving.cache_groups import (
+    BlockTable,
+    CacheGroup,
+    FullGroup,
+    StateGroup,
+    WindowGroup,
+)
 from yearling.serving.scheduler import Chunk, Scheduler, StepLimits
 from yearling.serving.sequence import TokenSequence
 
@@ -229,3 +235,140 @@ def test_every_sequence_ends_whatever_the_sizes(
             break
     assert not scheduler.running
     assert scheduler._cache.num_free == num_blocks
+
+
+def test_whole_prompt_waits_for_a_step_that_holds_it() -> None:
+    scheduler = new_scheduler(max_step_tokens=32, needs_whole_prompt=True)
+    scheduler.add(new_sequence(20, "first"))
+    scheduler.add(new_sequence(20, "second"))
+    scheduler.add(new_sequence(2, "small"))
+    assert step(scheduler) == [("first", 20, True)]
+    assert [s.request_id for s in scheduler.waiting] == ["second", "small"]
+    assert step(scheduler) == [("first", 1, True), ("second", 20, True), ("small", 2, True)]
+
+
+def test_whole_prompt_needs_a_logit_row_as_well() -> None:
+    scheduler = new_scheduler(max_logit_rows=1, max_sequences=1, needs_whole_prompt=True)
+    scheduler.add(new_sequence(20))
+    scheduler._rows_left = 0
+    scheduler._tokens_left = 32
+    chunks: list[Chunk] = []
+    scheduler._admit(chunks)
+    assert chunks == []
+    assert step(scheduler) == [("s", 20, True)]
+
+
+def test_preempted_prompt_comes_back_whole_and_its_answer_in_chunks() -> None:
+    scheduler = new_scheduler(num_blocks=6, max_step_tokens=24, needs_whole_prompt=True)
+    old, young = new_sequence(20, "old"), new_sequence(20, "young")
+    scheduler.add(old)
+    scheduler.add(young)
+    while not scheduler.num_preemptions:
+        step(scheduler)
+    assert (young.num_computed, young.num_prompt, len(young.tokens) > 44) == (0, 20, True)
+    scheduler.remove(old)
+    young.tables.keys.key(0, [0] * 16)  # its blocks are published; a prefix mask would not share
+    scheduler._cache.can_share = False
+    num_left = len(young.tokens) - 24
+    assert step(scheduler) == [("young", 24, False)]
+    assert step(scheduler) == [("young", min(24, num_left), num_left <= 24)]
+    assert young.num_prompt == 20
+
+
+def test_state_slots_bound_what_runs() -> None:
+    scheduler = new_scheduler(groups=[StateGroup(2)])
+    sequences = [new_sequence(5, name) for name in "abc"]
+    for sequence in sequences:
+        scheduler.add(sequence)
+    step(scheduler)
+    assert [s.request_id for s in scheduler.running] == ["a", "b"]
+    scheduler.remove(sequences[0])
+    step(scheduler)
+    assert [s.request_id for s in scheduler.running] == ["b", "c"]
+
+
+def test_chunk_is_cut_to_what_fits_beside_the_window() -> None:
+    scheduler = new_scheduler(groups=[WindowGroup(3, 16, 20, 32)])
+    scheduler.add(new_sequence(60))  # three blocks hold 33 tokens anywhere: 19 seen, 14 new
+    assert [step(scheduler)[0][1] for _ in range(5)] == [14, 14, 14, 14, 4]
+
+
+def test_prompt_under_way_in_a_window_is_never_short_of_blocks() -> None:
+    scheduler = new_scheduler(groups=[WindowGroup(8, 16, 20, 32)])
+    for index in range(6):
+        scheduler.add(new_sequence(200, str(index)))
+    goals = 0
+    for _ in range(500):
+        run(scheduler, scheduler.schedule())
+        for sequence in [s for s in scheduler.running if len(s.tokens) >= 260]:
+            scheduler.remove(sequence)
+            goals += 1
+    assert goals == 6
+    assert scheduler.num_preemptions == 0
+    assert scheduler._cache.num_free == 8
+
+
+GROUPS = {
+    "window": lambda size: [WindowGroup(size, 16, 40, 40)],
+    "mixed": lambda size: [FullGroup(size, 16), WindowGroup(size, 16, 20, 40)],
+    "state": lambda size: [StateGroup(3)],
+    "hybrid": lambda size: [FullGroup(size, 16), StateGroup(3), WindowGroup(size, 16, 9, 40)],
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(sorted(GROUPS)),
+    prompts=st.lists(st.tuples(st.integers(1, 40), st.booleans()), min_size=1, max_size=8),
+    answers=st.lists(st.integers(1, 70), min_size=8, max_size=8),
+    num_blocks=st.integers(7, 12),
+    budget=st.integers(40, 60),
+    needs_whole_prompt=st.booleans(),
+)
+def test_every_sequence_ends_whatever_the_groups(
+    kind: str,
+    prompts: list[tuple[int, bool]],
+    answers: list[int],
+    num_blocks: int,
+    budget: int,
+    needs_whole_prompt: bool,
+) -> None:
+    groups = GROUPS[kind](num_blocks)
+    scheduler = new_scheduler(
+        max_step_tokens=budget,
+        max_logit_rows=10,
+        max_sequences=4,
+        groups=groups,
+        needs_whole_prompt=needs_whole_prompt,
+    )
+    scheduler._cache.can_share = kind in ("window", "mixed") and not needs_whole_prompt
+    goals = {}
+    for index, (num_prompt, is_scoring) in enumerate(prompts):
+        is_scoring = is_scoring and num_prompt > 1 and not needs_whole_prompt
+        sequence = new_sequence(
+            num_prompt, str(index), is_scoring=is_scoring, num_groups=len(groups)
+        )
+        goals[sequence.request_id] = num_prompt + min(answers[index], 16 * 7 - num_prompt)
+        scheduler.add(sequence)
+    for _ in range(5000):
+        starts = {s.request_id: s.num_computed for s in scheduler.running}
+        chunks = scheduler.schedule()
+        assert chunks, "work is left and nothing is scheduled"
+        for chunk in chunks:
+            sequence = chunk.sequence
+            if needs_whole_prompt and not starts.get(sequence.request_id):
+                assert chunk.num_tokens >= sequence.num_prompt
+            for group, table in zip(groups, sequence.tables.tables, strict=True):
+                if isinstance(group, WindowGroup):
+                    end = sequence.num_computed + chunk.num_tokens
+                    assert (table.first_block + len(table.blocks)) * 16 >= end
+        run(scheduler, chunks)
+        for sequence in list(scheduler.running):
+            if sequence.is_scoring and sequence.num_remaining == 0:
+                sequence.is_scoring = False
+            if len(sequence.tokens) >= goals[sequence.request_id]:
+                scheduler.remove(sequence)
+        if not scheduler.running and not scheduler.waiting:
+            break
+    assert not scheduler.running
+    assert all(group.num_free == group.num_blocks for group in groups)

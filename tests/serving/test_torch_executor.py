@@ -1,12 +1,10 @@
-"""The torch executor under the scheduler: chunks, company, windows and preemption change nothing."""
+"""The torch executor under the scheduler: chunks, company and preemption change nothing."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-
+import torch
 from driving import drive, make_request
 
 from tests.models.tiny_files import write_folder

@@ -5,10 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
+import torch
 from driving import drive, make_request
 
 from yearling.core.errors import ModelFormatError, UnsupportedError
@@ -118,7 +115,9 @@ def test_code_in_a_folder_is_never_run(tmp_path: Path) -> None:
 def test_models_nobody_knows_are_named(tmp_path: Path) -> None:
     config = {"model_type": "strange", "vocab_size": 9}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelFormatError, match="neither a family nor transformers reads .*strange"):
+    with pytest.raises(
+        ModelFormatError, match=r"neither a family nor transformers reads .*strange"
+    ):
         TransformersExecutor.load(FallbackCheckpoint(tmp_path))
 
 

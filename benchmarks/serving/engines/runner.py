@@ -16,7 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["BenchedEngine", "peak_rss_mb", "serve"]
+__all__ = ["BenchedEngine", "Command", "answer_commands", "peak_rss_mb", "serve"]
+
+Command = Callable[[dict[str, Any]], dict[str, Any]]
+"""From a command's fields to its answer."""
 
 _LOAD_PROMPT = (504, 253, 2365)
 
@@ -47,10 +50,19 @@ class BenchedEngine(Protocol):
 
 def serve(engine: BenchedEngine) -> None:
     """Answer commands until stdin closes."""
+    answer_commands(
+        {
+            "load": lambda command: _load(engine, Path(command["model"]), command["options"]),
+            "generate": lambda command: _generate(engine, command),
+        }
+    )
+
+
+def answer_commands(commands: Mapping[str, Command]) -> None:
+    """Answer commands by their names until stdin closes."""
     answers = _own_stdout()
     for line in sys.stdin:
-        answer = _answer(engine, json.loads(line))
-        answers.write(json.dumps(answer) + "\n")
+        answers.write(json.dumps(_answer(commands, json.loads(line))) + "\n")
         answers.flush()
 
 
@@ -62,11 +74,9 @@ def peak_rss_mb() -> float:
     raise OSError("/proc/self/status has no VmHWM line")
 
 
-def _answer(engine: BenchedEngine, command: dict[str, Any]) -> dict[str, Any]:
+def _answer(commands: Mapping[str, Command], command: dict[str, Any]) -> dict[str, Any]:
     try:
-        if command["command"] == "load":
-            return _load(engine, Path(command["model"]), command["options"])
-        return _generate(engine, command)
+        return commands[command["command"]](command)
     except Exception as error:  # the parent reports it with the engine's name
         return {"error": f"{type(error).__name__}: {error}"}
 

@@ -69,6 +69,22 @@ def correctness(
         raise typer.Exit(1)
 
 
+@app.command()
+def embeddings(
+    texts: Annotated[int, typer.Option(min=1, help="Texts embedded in one call.")] = 200,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds; medians need at least 5.")] = 5,
+    model: Annotated[str, typer.Option(help="Store name or folder of an encoder.")] = "minilm",
+    json_file: _Json = None,
+) -> None:
+    """Sentence vectors against sentence-transformers: the same ones, and at its speed or more."""
+    run = _benchmark("benchmarks.embeddings.run")
+    with _progress() as progress:
+        report = run.run(run.Settings(model, texts, repeats), progress)
+    _publish(report.as_text(), report.as_json(), json_file)
+    if not report.has_passed:
+        raise typer.Exit(1)
+
+
 def _benchmark(name: str) -> ModuleType:
     """Import a module of the checkout this installation runs from.
 

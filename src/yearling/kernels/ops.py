@@ -99,7 +99,7 @@ class AddPositions:
     """The row of a table at the token's position plus `offset`, added to `output` or put there.
 
     Attributes:
-        table: (positions, E).
+        table: (positions, E), at least context + offset of them.
         channel: Which of the token's positions.
         accumulates: False overwrites `output`, which need not have been written before.
     """
@@ -275,8 +275,9 @@ class Attention:
     Attributes:
         layer: The cache's layer, as `WriteKV` numbers them.
         group: Cache group; a window's group may have dropped blocks behind the window.
-        window: Tokens seen, or None.
-        sees_prefix: Prefix mask; an encoder's sequences are all prefix.
+        window: Tokens seen, or None; not together with `sees_prefix`.
+        sees_prefix: Prefix mask; an encoder's sequences are all prefix. A step then holds a
+            prefix whole.
         soft_cap: Scores become cap · tanh(score / cap) before the bias, or None.
         slopes: ALiBi (H,): slope · (key position - token position) is added to scores, or None.
     """
@@ -357,6 +358,7 @@ class Experts:
 
     Attributes:
         router: Buffer of router logits (T, count).
+        output: Not `input`, which all experts read.
         first: Per expert gate above up, (2 · hidden, E), or up alone.
         second: Per expert (E, hidden).
         is_gated: Whether `first` holds a gate.

@@ -32,12 +32,15 @@ class Step:
         segments: How rows divide into sequences.
         positions: Of every row.
         angles: Cosine and sine of every row, by rotary settings.
+        query_sources: Rows (T, E) that queries are projected from in place of the hidden state,
+            by the layer's number.
         cache: Keys, values and states of earlier tokens; None when nothing comes before.
     """
 
     segments: Segments
     positions: Positions
     angles: Mapping[Rotary, Angles] = field(default_factory=dict)
+    query_sources: Mapping[int, Tensor] = field(default_factory=dict)
     cache: DecoderCache | None = None
 
 
@@ -55,7 +58,8 @@ def run_attention(
         owner: The layer, whose leaves project.
         number: The layer's number, by which the cache knows it.
     """
-    queries, keys, values = _heads(owner, wiring, attention, hidden, step)
+    source = step.query_sources.get(number)
+    queries, keys, values = _heads(owner, wiring, attention, hidden, source)
     if isinstance(attention.positions, Rotary):
         angles = step.angles[attention.positions]
         queries = rotate(queries, angles, attention.positions)
@@ -78,14 +82,13 @@ def run_attention(
 
 
 def _heads(
-    owner: nn.Module, wiring: Wiring, attention: Attention, hidden: Tensor, step: Step
+    owner: nn.Module, wiring: Wiring, attention: Attention, hidden: Tensor, source: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries (T, H, D), keys and values (T, G, D), clamped and normed."""
-    if attention.query_positions is None:
+    if source is None:
         flat = wiring.project(owner, ("query", "key", "value"), hidden)
     else:
-        rows = F.embedding(step.positions.token, wiring.values(owner, "query_positions"))
-        flat = wiring.project(owner, ("query",), rows.to(hidden.dtype))
+        flat = wiring.project(owner, ("query",), source)
         flat += wiring.project(owner, ("key", "value"), hidden)
     if attention.clip_qkv is not None:
         limit = attention.clip_qkv

@@ -57,6 +57,9 @@ _TABLES = (
     "query_positions",
 )
 
+_ENTRIES = ("stream_norm", "query_positions")
+"""Roles of a layer that some checkpoints keep outside it; they act before it does."""
+
 
 @dataclass(frozen=True)
 class Injection:
@@ -101,11 +104,13 @@ class TorchDecoder(nn.Module):
         self.uses_checkpointing = False
         names = family.names(spec)
         self.places: Mapping[Weight, Place] = hugging_face_places(spec, names)
-        outer = {weight: p for weight, p in self.places.items() if weight.layer is None}
-        self._wiring = slots_of(outer, "")
+        self._wiring = slots_of(_belonging(self.places, None), "")
         self._layer_paths = [_layer_path(names, n) for n in range(len(spec.layers))]
+        self._entries: list[Wiring] = []
         for number, path in enumerate(self._layer_paths):
-            own = {weight: p for weight, p in self.places.items() if weight.layer == number}
+            own = _belonging(self.places, number)
+            entry = {weight: own.pop(weight) for weight in list(own) if weight.role in _ENTRIES}
+            self._entries.append(slots_of(entry, ""))
             plant(self, path, DecoderLayer(spec.layers[number], slots_of(own, path), number))
         self._plant_leaves(names, dtype)
         if torch.device(device).type != "meta":
@@ -130,9 +135,13 @@ class TorchDecoder(nn.Module):
         if len(tokens) != segments.num_tokens:
             raise ValueError(f"{len(tokens)} tokens, but segments of {segments.num_tokens}.")
         positions = positions_of(segments, tokens.device)
-        step = Step(segments, positions, self._angles(positions), cache)
+        step = Step(
+            segments, positions, self._angles(positions), self._query_sources(positions), cache
+        )
         hidden = self._embed(tokens, positions, injection)
-        for layer in self.iterate_layers():
+        for number, layer in enumerate(self.iterate_layers()):
+            norm = self.spec.layers[number].stream_norm
+            hidden = _normed(self, self._entries[number], "stream_norm", norm, hidden)
             if self.uses_checkpointing and torch.is_grad_enabled() and cache is None:
                 hidden = checkpoint(layer, hidden, step, use_reentrant=False)
             else:
@@ -198,6 +207,14 @@ class TorchDecoder(nn.Module):
             if isinstance(layer.mixer, Attention) and isinstance(layer.mixer.positions, Rotary)
         }
         return {rotary: angles_of(rotary, positions) for rotary in rotaries}
+
+    def _query_sources(self, positions: Positions) -> "dict[int, Tensor]":
+        """What layers that ask by position project their queries from."""
+        return {
+            number: F.embedding(positions.token, entry.values(self, "query_positions"))
+            for number, entry in enumerate(self._entries)
+            if entry.has("query_positions")
+        }
 
     def _embed(
         self, tokens: Tensor, positions: Positions, injection: Injection | None
@@ -343,6 +360,10 @@ def _normed(
     return normed
 
 
+def _belonging(places: Mapping[Weight, Place], layer: int | None) -> dict[Weight, Place]:
+    return {weight: place for weight, place in places.items() if weight.layer == layer}
+
+
 def _layer_path(names: Mapping[Role, WeightName], number: int) -> str:
     """Dotted path of a layer, which all its weights' names begin with."""
     templates = (name.hugging_face for name in names.values())
@@ -360,6 +381,8 @@ def norm_of(spec: ModelSpec, weight: Weight) -> specs.Norm:
         mixer = layer.mixer
         if weight.role in ("query_norm", "key_norm"):
             norm = getattr(mixer, weight.role)
+        elif weight.role == "stream_norm":
+            norm = layer.stream_norm
         elif isinstance(mixer, StateSpace) and weight.role not in ("mixer_norm", "mlp_norm"):
             norm = mixer.inner_norm
         else:
