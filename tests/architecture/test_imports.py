@@ -27,6 +27,14 @@ for name in sys.argv[2].split(","):
 print(",".join(sorted({name.partition(".")[0] for name in sys.modules})))
 """
 
+# What runs or trains models in PyTorch is of the `train` extra; everything else does without.
+_OF_TRAIN = (
+    "yearling.models.torch_decoder",
+    "yearling.serving.executors.paged_cache",
+    "yearling.serving.executors.torch",
+    "yearling.serving.executors.transformers",
+)
+
 
 def minimal_distributions() -> set[str]:
     """Names of what `pip install yearling` installs beside ourselves."""
@@ -52,7 +60,8 @@ def plain_name(name: str) -> str:
 
 
 def import_all(forbidden: set[str]) -> subprocess.CompletedProcess[str]:
-    names = ",".join(module.name for module in modules() if not module.name.endswith("__main__"))
+    skipped = (*_OF_TRAIN, "yearling.__main__")
+    names = ",".join(m.name for m in modules() if not m.name.startswith(skipped))
     return subprocess.run(
         [sys.executable, "-c", _IMPORT_ALL, ",".join(sorted(forbidden)), names],
         capture_output=True,
@@ -83,6 +92,19 @@ def test_every_module_imports_under_the_minimal_install() -> None:
     loaded = set(result.stdout.strip().split(","))
     assert "yearling" in loaded
     assert not loaded & {"torch", "onnxruntime", "transformers"}
+
+
+def test_modules_of_the_train_extra_ask_for_torch() -> None:
+    for name in _OF_TRAIN:
+        program = _IMPORT_ALL.replace("print(", "assert 'torch' in sys.modules; print(")
+        done = subprocess.run(
+            [sys.executable, "-c", program, "nothing", name],
+            cwd=REPOSITORY / "src",
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
 
 
 def test_the_check_for_the_minimal_install_can_fail() -> None:

@@ -1,5 +1,6 @@
 """What every registered family promises."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -7,6 +8,11 @@ import pytest
 from yearling.core.errors import ModelFormatError
 from yearling.models.families import families, family_of_architecture, family_of_model_type
 from yearling.models.fields import Fields
+from yearling.models.presets import find_preset, preset_names
+
+
+def _family(preset: str) -> str:
+    return find_preset(preset).spec.family
 
 
 @pytest.mark.parametrize("name", families.names())
@@ -28,6 +34,31 @@ def test_family_refuses_settings_it_would_not_read(name: str) -> None:
     config = Fields({"made_up_multiplier": 2.0}, "config.json")
     with pytest.raises(ModelFormatError, match=r"made_up_multiplier=2.0 is not known"):
         families.get(name).spec_from_config(config)
+
+
+_WRITERS = [name for name, family in families if family.config_from_spec is not None]
+
+
+@pytest.mark.parametrize("preset", [name for name in preset_names() if _family(name) in _WRITERS])
+def test_written_configuration_reads_back_as_the_same_spec(preset: str) -> None:
+    spec = find_preset(preset).spec
+    family = families.get(spec.family)
+    assert family.config_from_spec is not None
+    config = json.loads(json.dumps(family.config_from_spec(spec)))
+    assert family.spec_from_config(Fields(config, "config.json")) == spec
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", _WRITERS)
+def test_written_configuration_means_the_same_to_transformers(name: str) -> None:
+    from transformers import AutoConfig
+
+    preset = next(preset for preset in preset_names() if _family(preset) == name)
+    spec, family = find_preset(preset).spec, families.get(name)
+    assert family.config_from_spec is not None
+    theirs = AutoConfig.for_model(**family.config_from_spec(spec)).to_dict()
+    assert family.spec_from_config(Fields(theirs, "config.json")) == spec
 
 
 @pytest.mark.parametrize("key", ["model_types", "gguf_architectures"])

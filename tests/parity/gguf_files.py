@@ -189,15 +189,10 @@ def write_case(path: Path, case: GgufCase) -> None:
     )
     architecture = case.architecture or case.family
     own = {**_settings(spec), **case.settings}
-    write_gguf(
-        path,
-        {
-            "general.architecture": architecture,
-            **{f"{architecture}.{key}": v for key, v in own.items() if v is not None},
-            **_TOKENIZER,
-        },
-        tensors,
-    )
+    metadata = {f"{architecture}.{key}": v for key, v in own.items() if v is not None}
+    if family.gguf_from_spec is not None:
+        metadata = family.gguf_from_spec(spec)
+    write_gguf(path, {"general.architecture": architecture, **metadata, **_TOKENIZER}, tensors)
 
 
 def _random(weight: Weight, random: np.random.Generator) -> StoredTensor:

@@ -3,6 +3,7 @@
 import gc
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -264,3 +265,16 @@ def test_real_model_says_the_same_alone_in_company_in_chunks_and_preempted(
         squeezed = [result.tokens for result in llm.generate(prompts, greedy)]
         assert llm.stats().num_preemptions > 0
     assert alone == together == squeezed
+
+
+def test_chat_ends_where_the_template_ends_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_llm(monkeypatch) as llm:
+        whole = llm.chat([{"role": "user", "content": "hi"}], GREEDY).text
+        marker = whole[4:6]
+        monkeypatch.setattr(llm, "_model", replace(llm._model, chat_stop=(marker,)))
+        cut = llm.chat([{"role": "user", "content": "hi"}], GREEDY)
+        assert cut.text == whole[: whole.index(marker)]
+        assert cut.finish_reason == "stop"
+        streamed = "".join(llm.stream([{"role": "user", "content": "hi"}], GREEDY))
+        assert streamed == cut.text
+        assert llm.generate("user:hi", GREEDY).text == whole

@@ -85,6 +85,20 @@ def embeddings(
         raise typer.Exit(1)
 
 
+@app.command()
+def endurance(
+    tokens: Annotated[int, typer.Option(min=20_480, help="Tokens of the prompt.")] = 1_000_000,
+    json_file: _Json = None,
+) -> None:
+    """A million tokens through a state space and a window: as fast at the end, and no larger."""
+    run = _benchmark("benchmarks.endurance.run")
+    with _progress() as progress:
+        report = run.run(run.Settings(tokens), progress)
+    _publish(report.as_text(), report.as_json(), json_file)
+    if not report.has_passed:
+        raise typer.Exit(1)
+
+
 def _benchmark(name: str) -> ModuleType:
     """Import a module of the checkout this installation runs from.
 

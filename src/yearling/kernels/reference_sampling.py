@@ -76,7 +76,8 @@ def penalised(logits: Floats, options: SamplingOptions) -> Floats:
 def filtered_weights(logits: Floats, options: SamplingOptions) -> Floats:
     """Weights (V,) after temperature, top-k, top-p and min-p; the likeliest token has 1."""
     weights = np.exp((logits - logits.max()) / options.temperature)
-    order = np.lexsort((np.arange(len(weights)), -weights))  # ties to the lower id
+    if options.top_k or options.top_p < 1:
+        order = np.argsort(-weights, kind="stable")  # ties to the lower id
     if options.top_k:
         weights[order[options.top_k :]] = 0
     if options.top_p < 1:

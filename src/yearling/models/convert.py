@@ -121,7 +121,7 @@ class _Source:
         """What describes the model without changing what it computes."""
         found = dict(self.kept.metadata or self.metadata)
         kept = {
-            key: value_of(found[key])
+            key: _value_of(found[key])
             for key in found
             if key.startswith("general.") and key not in _OWN_GENERAL_KEYS
         }
@@ -158,14 +158,14 @@ def _tokenizer_metadata(source: _Source) -> dict[str, GgufValue]:
     checkpoint = source.checkpoint
     if source.metadata:
         keys = [key for key in source.metadata if key.startswith("tokenizer.")]
-        return {key: value_of(source.metadata[key]) for key in keys}
+        return {key: _value_of(source.metadata[key]) for key in keys}
     rows = checkpoint.spec.vocabulary
     metadata = gguf_tokenizer(checkpoint.path, rows, checkpoint.eos_token_ids)
     template = checkpoint.chat_template()
     return metadata if template is None else metadata | {"tokenizer.chat_template": template.source}
 
 
-def value_of(value: Any) -> GgufValue:
+def _value_of(value: Any) -> GgufValue:
     """Give numbers of an array the types that GGUF files use for them."""
     if not isinstance(value, list) or not value or isinstance(value[0], str):
         return value  # type: ignore[no-any-return]

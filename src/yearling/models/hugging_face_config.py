@@ -5,7 +5,7 @@ from types import MappingProxyType
 from yearling.models.fields import Fields
 from yearling.models.spec import Activation
 
-__all__ = ["COMMON_KEYS", "activation_from_config", "activation_to_config"]
+__all__ = ["COMMON_KEYS", "activation_from_config", "activation_to_config", "banded_windows"]
 
 COMMON_KEYS = frozenset(
     {

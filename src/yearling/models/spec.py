@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = [
+    "MLP",
     "Activation",
     "Alibi",
     "Attention",

@@ -133,6 +133,7 @@ def _served_model(
         admission=Admission(settings.server.limits),
         limits=settings.server.limits,
         fingerprint="fp_" + hashlib.sha256(identity.encode()).hexdigest()[:12],
+        chat_stop=loaded.chat_stop,
         embedding_width=loaded.embedding_width,
     )
 

@@ -27,6 +27,7 @@ class ServedModel:
         chat_template: None when the model has none and cannot chat.
         context: Tokens of prompt and answer together; of one text in an encoder.
         fingerprint: Changes when the answers to equal seeds may.
+        chat_stop: Texts that end an answer in a chat, beside the model's own end.
         embedding_width: Numbers of a text's vector in an encoder; None in a model that generates.
         created: Seconds since 1970.
     """
@@ -39,6 +40,7 @@ class ServedModel:
     admission: Admission
     limits: Limits
     fingerprint: str
+    chat_stop: tuple[str, ...] = ()
     embedding_width: int | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 

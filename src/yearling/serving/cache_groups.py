@@ -162,6 +162,7 @@ class FullGroup:
 
     def cover(self, table: BlockTable, num_tokens: int) -> None:
         """Nothing to do: `extend` has taken them."""
+        return
 
     def publish(
         self, table: BlockTable, keys: KeyChain, tokens: Sequence[int], num_computed: int
@@ -171,6 +172,7 @@ class FullGroup:
 
     def drop(self, table: BlockTable, num_computed: int) -> None:
         """Nothing: every later token sees all of them."""
+        return
 
     def release(self, table: BlockTable) -> None:
         """Give back all blocks, last first: the head of a prompt is the likeliest to be reused."""
@@ -343,14 +345,17 @@ class StateGroup:
 
     def cover(self, table: BlockTable, num_tokens: int) -> None:
         """Nothing to do: a slot holds any number of tokens."""
+        return
 
     def publish(
         self, table: BlockTable, keys: KeyChain, tokens: Sequence[int], num_computed: int
     ) -> None:
         """Nothing can be shared."""
+        return
 
     def drop(self, table: BlockTable, num_computed: int) -> None:
         """Nothing to give back before the end."""
+        return
 
     def release(self, table: BlockTable) -> None:
         """Give back the slot; its next owner starts from zero."""

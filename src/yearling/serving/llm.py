@@ -129,7 +129,7 @@ class LLM:
             TemplateError: the model's chat template refuses the conversation.
             UnsupportedError: the model has no chat template.
         """
-        return self._answer([self._encode_chat(messages)], params)[0]
+        return self._answer([self._encode_chat(messages)], self._chat_params(params))[0]
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a string is also a sequence of strings
@@ -178,11 +178,11 @@ class LLM:
         Raises:
             RequestError: as `chat` and `generate` do.
         """
-        tokens = (
-            self._encode(prompt)
-            if _is_prompt(prompt)
-            else self._encode_chat(cast("Conversation", prompt))
-        )
+        if _is_prompt(prompt):
+            tokens = self._encode(prompt)
+        else:
+            tokens = self._encode_chat(cast("Conversation", prompt))
+            params = self._chat_params(params)
         for event in self._events([self._request(tokens, params)]):
             if event.text:
                 yield event.text
@@ -287,6 +287,10 @@ class LLM:
         for event in self._events(requests):
             events[event.request_id].append(event)
         return [_result(events[request.request_id]) for request in requests]
+
+    def _chat_params(self, params: SamplingParams | None) -> SamplingParams:
+        """End an answer where its chat template's turns end, too."""
+        return (params or SamplingParams()).stopping_at(self._model.chat_stop)
 
     def _request(self, prompt: list[int], params: SamplingParams | None) -> GenerationRequest:
         return GenerationRequest(

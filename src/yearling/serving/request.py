@@ -75,6 +75,16 @@ class SamplingParams(BaseModel):
         default=None, ge=0, le=20, description="The same for the tokens of the prompt."
     )
 
+    def stopping_at(self, texts: Sequence[str]) -> "SamplingParams":
+        """The same, ending at more texts.
+
+        >>> SamplingParams(stop="###").stopping_at(["END"]).stop
+        ('###', 'END')
+        """
+        if not texts:
+            return self
+        return self.model_copy(update={"stop": tuple(dict.fromkeys((*self.stop, *texts)))})
+
     @field_validator("stop", mode="before")
     @classmethod
     def _one_stop_is_a_list(cls, value: object) -> object:

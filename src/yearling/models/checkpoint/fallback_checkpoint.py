@@ -94,4 +94,5 @@ class FallbackCheckpoint:
         return self._texts.chat_template()
 
     def close(self) -> None:
-        """Let go of the files: none is kept open."""
+        """Let go of what was read of the texts; no file is kept open."""
+        self._texts = FolderTexts(self.path, self.vocabulary)

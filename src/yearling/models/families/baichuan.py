@@ -32,7 +32,7 @@ from yearling.models.weights import Role, WeightName
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family"]
+__all__ = ["family", "names", "spec_from_config", "spec_from_gguf"]
 
 _CONFIG_KEYS = LLAMA_KEYS | {
     *("_from_model_config", "gradient_checkpointing"),

@@ -22,7 +22,7 @@ from yearling.models.spec import (
 )
 from yearling.models.weights import Role, WeightName
 
-__all__ = ["family"]
+__all__ = ["family", "names", "spec_from_config"]
 
 _FUSED = WeightName("transformer.h.{layer}.self_attention.query_key_value", rows="groups")
 _NAMES: Mapping[Role, WeightName] = {

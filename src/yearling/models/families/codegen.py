@@ -12,7 +12,7 @@ from yearling.models.gptj_layers import GPTJ_KEYS, gptj_spec
 from yearling.models.spec import ModelSpec
 from yearling.models.weights import Role, WeightName
 
-__all__ = ["family"]
+__all__ = ["family", "names", "spec_from_config"]
 
 _FUSED = WeightName("transformer.h.{layer}.attn.qkv_proj", rows="quarters")
 _NAMES: Mapping[Role, WeightName] = {

@@ -33,7 +33,7 @@ from yearling.models.weights import Role, WeightName
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family"]
+__all__ = ["family", "names", "spec_from_config", "spec_from_gguf"]
 
 _LAYER = "transformer.h.{layer}."
 _FUSED = WeightName(f"{_LAYER}self_attention.query_key_value", "blk.{layer}.attn_qkv", "groups")

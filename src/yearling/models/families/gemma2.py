@@ -26,7 +26,7 @@ from yearling.models.weights import Role, WeightName
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family"]
+__all__ = ["family", "names", "spec_from_config", "spec_from_gguf"]
 
 _WINDOW = 4_096
 _SCORE_CAP = 50.0

@@ -18,6 +18,7 @@ from yearling.models.gemma_like import (
     gemma_like_spec_from_gguf,
     with_score_scale,
 )
+from yearling.models.gemma_like_export import gemma3_config, gemma3_gguf
 from yearling.models.llama_like import change_attention, windows_from_config
 from yearling.models.llama_like_gguf import own_settings
 from yearling.models.rotary_settings import rotary_from_config
@@ -27,7 +28,7 @@ from yearling.models.weights import Role, WeightName
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family"]
+__all__ = ["family", "names", "spec_from_config", "spec_from_gguf"]
 
 _CONFIG_KEYS = GEMMA_KEYS - {"attn_logit_softcapping"} | {
     "_sliding_window_pattern",
@@ -132,6 +133,8 @@ family = families.register(
         gguf_architectures=("gemma3",),
         spec_from_gguf=spec_from_gguf,
         ignored=("rotary_emb.inv_freq",),
+        config_from_spec=gemma3_config,
+        gguf_from_spec=gemma3_gguf,
     ),
     __name__,
 )

@@ -35,7 +35,7 @@ from yearling.models.weights import Role, WeightName
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family"]
+__all__ = ["family", "names", "spec_from_config", "spec_from_gguf"]
 
 
 def _transposed(name: str, gguf: str) -> WeightName:

@@ -31,7 +31,7 @@ from yearling.models.weights import Role, WeightName
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family"]
+__all__ = ["family", "names", "spec_from_config", "spec_from_gguf"]
 
 _NAMES: Mapping[Role, WeightName] = {
     "embedding": WeightName("gpt_neox.embed_in", "token_embd"),

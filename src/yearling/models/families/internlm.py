@@ -15,7 +15,7 @@ from yearling.models.llama_like import (
 )
 from yearling.models.spec import ModelSpec, Rotary, RotaryScaling
 
-__all__ = ["family"]
+__all__ = ["family", "spec_from_config"]
 
 _BASE = 10_000.0
 

@@ -21,7 +21,7 @@ from yearling.models.spec import Attention, Experts, Gated, ModelSpec
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family"]
+__all__ = ["config_from_spec", "family", "gguf_from_spec", "spec_from_config", "spec_from_gguf"]
 
 _CONFIG_KEYS = LLAMA_KEYS | {"attention_bias", "is_llama_config", "mlp_bias"}
 

@@ -21,7 +21,7 @@ from yearling.models.weights import Role, WeightName
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family"]
+__all__ = ["family", "names", "spec_from_config", "spec_from_gguf"]
 
 _CONTEXT = 1 << 20
 _MAX_STATE = 4_096

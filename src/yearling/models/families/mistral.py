@@ -4,7 +4,9 @@ Source: Jiang et al. 2023, arXiv:2310.06825.
 """
 
 from dataclasses import replace
+from typing import Any
 
+from yearling.core.errors import ModelFormatError
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
 from yearling.models.llama_like import (
@@ -14,10 +16,11 @@ from yearling.models.llama_like import (
     llama_like_spec,
     windows_from_config,
 )
+from yearling.models.llama_like_export import llama_like_config, llama_like_gguf
 from yearling.models.llama_like_gguf import interleaved_row_order
-from yearling.models.spec import ModelSpec
+from yearling.models.spec import Attention, ModelSpec
 
-__all__ = ["family"]
+__all__ = ["config_from_spec", "family", "gguf_from_spec", "spec_from_config"]
 
 _PUBLISHED_WINDOW = 4_096
 
@@ -39,6 +42,29 @@ def spec_from_config(config: Fields) -> ModelSpec:
     )
 
 
+def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write config.json.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    windows = {layer.mixer.window for layer in spec.layers if isinstance(layer.mixer, Attention)}
+    if len(windows) != 1:
+        raise ModelFormatError("a Mistral with windows of several sizes is not written yet.")
+    plain = change_attention(spec, lambda _, mixer: replace(mixer, window=None), spec.family)
+    config = llama_like_config(plain, "mistral", "MistralForCausalLM")
+    return config | {"sliding_window": windows.pop()}
+
+
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata of architecture `llama`, which knows no window.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    return llama_like_gguf(spec, "llama")
+
+
 family = families.register(
     Family(
         model_types=("mistral",),
@@ -46,6 +72,8 @@ family = families.register(
         names=llama_like_names,
         gguf_row_order=interleaved_row_order,
         ignored=("rotary_emb.inv_freq",),
+        config_from_spec=config_from_spec,
+        gguf_from_spec=gguf_from_spec,
     ),
     __name__,
 )

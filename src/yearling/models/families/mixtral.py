@@ -7,6 +7,7 @@ Source: Jiang et al. 2024, arXiv:2401.04088.
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
@@ -16,12 +17,13 @@ from yearling.models.llama_like import (
     change_attention,
     llama_like_spec,
 )
+from yearling.models.llama_like_export import llama_like_config, llama_like_gguf
 from yearling.models.llama_like_gguf import interleaved_row_order
 from yearling.models.sizes import read_heads
 from yearling.models.spec import Experts, Gated, ModelSpec
 from yearling.models.weights import Role, WeightName
 
-__all__ = ["family"]
+__all__ = ["config_from_spec", "family", "gguf_from_spec", "names", "spec_from_config"]
 
 _CONFIG_KEYS = LLAMA_KEYS | {
     "num_experts_per_tok",
@@ -65,13 +67,50 @@ def spec_from_config(config: Fields) -> ModelSpec:
     )
 
 
+def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write config.json.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    plain, experts = _of_one_expert(spec)
+    return llama_like_config(plain, "mixtral", "MixtralForCausalLM") | {
+        "num_experts_per_tok": experts.active,
+        "num_local_experts": experts.count,
+        "sliding_window": None,
+    }
+
+
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata of architecture `llama`.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    plain, experts = _of_one_expert(spec)
+    return llama_like_gguf(plain, "llama") | {
+        "llama.expert_count": experts.count,
+        "llama.expert_used_count": experts.active,
+    }
+
+
+def _of_one_expert(spec: ModelSpec) -> tuple[ModelSpec, Experts]:
+    """Give the spec as if each layer had one expert, and what they are."""
+    experts = spec.layers[0].mlp
+    assert isinstance(experts, Experts), "every Mixtral has experts"
+    layers = tuple(replace(layer, mlp=experts.expert) for layer in spec.layers)
+    return replace(spec, layers=layers), experts
+
+
 family = families.register(
     Family(
         model_types=("mixtral",),
         spec_from_config=spec_from_config,
         names=names,
         gguf_row_order=interleaved_row_order,
-        ignored=("rotary_emb.inv_freq",),
+        ignored=("rotary_emb.inv_freq", "rope_freqs.weight"),
+        config_from_spec=config_from_spec,
+        gguf_from_spec=gguf_from_spec,
     ),
     __name__,
 )

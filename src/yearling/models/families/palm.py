@@ -24,7 +24,7 @@ from yearling.models.spec import (
 )
 from yearling.models.weights import Role, WeightName
 
-__all__ = ["family"]
+__all__ = ["family", "names", "spec_from_config"]
 
 _NAMES: Mapping[Role, WeightName] = {
     "embedding": WeightName("model.embed_tokens"),

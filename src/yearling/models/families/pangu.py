@@ -25,7 +25,7 @@ from yearling.models.spec import (
 )
 from yearling.models.weights import Role, WeightName
 
-__all__ = ["family"]
+__all__ = ["family", "names", "spec_from_config"]
 
 _LAYER = "transformer.h.{layer}."
 _NAMES: Mapping[Role, WeightName] = {

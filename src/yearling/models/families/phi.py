@@ -4,37 +4,30 @@ Source: Li et al. 2023, arXiv:2309.05463; configuration of microsoft/phi-2.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
-from yearling.models.hugging_face_config import activation_from_config
-from yearling.models.llama_like import LLAMA_KEYS, LLAMA_NAMES, llama_like_spec
+from yearling.models.llama_like import LLAMA_KEYS, LLAMA_NAMES
 from yearling.models.llama_like_gguf import (
     LLAMA_GGUF_KEYS,
     llama_like_spec_from_gguf,
     norm_from_gguf,
     own_settings,
 )
-from yearling.models.rotary_settings import partial_rotary_from_config
+from yearling.models.phi_like import as_phi, phi_like_spec
 from yearling.models.sizes import read_hidden
 from yearling.models.spec import (
     Attention,
-    Head,
-    LayerSpec,
     ModelSpec,
-    Norm,
-    Parallel,
     Plain,
-    Positions,
 )
 from yearling.models.weights import Role, WeightName
 
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family"]
+__all__ = ["family", "names", "spec_from_config", "spec_from_gguf"]
 
 _CONFIG_KEYS = LLAMA_KEYS - {"rms_norm_eps"} | {
     "embd_pdrop",  # training only
@@ -65,20 +58,7 @@ def spec_from_config(config: Fields) -> ModelSpec:
         ModelFormatError: a value is missing, out of range, or asks for something unknown.
     """
     config.refuse_unknown(_CONFIG_KEYS)
-    norm = Norm("layer", config.number("layer_norm_eps", 1e-5, above=0), has_bias=True)
-    values = {"hidden_act": "gelu_new", **config.values, "rope_parameters": None}
-    spec = llama_like_spec(Fields(values, config.label), "phi", norm=norm)
-    mlp = Plain(
-        read_hidden(config, "intermediate_size"),
-        activation_from_config(config, "hidden_act", "gelu_new"),
-    )
-    rotary = partial_rotary_from_config(
-        config,
-        spec.width // config.integer("num_attention_heads"),
-        spec.context,
-        default_fraction=0.5,
-    )
-    return _as_phi(spec, rotary, mlp, norm)
+    return phi_like_spec(config, "phi")
 
 
 def spec_from_gguf(file: "GgufFile") -> ModelSpec:
@@ -94,16 +74,7 @@ def spec_from_gguf(file: "GgufFile") -> ModelSpec:
     mlp = Plain(read_hidden(own, "feed_forward_length"), "gelu_tanh")
     mixer = spec.layers[0].mixer
     assert isinstance(mixer, Attention)
-    return _as_phi(spec, mixer.positions, mlp, norm)
-
-
-def _as_phi(spec: ModelSpec, positions: Positions, mlp: Plain, norm: Norm) -> ModelSpec:
-    mixer = spec.layers[0].mixer
-    assert isinstance(mixer, Attention), "a LLaMA-like layer attends"
-    mixer = replace(mixer, positions=positions, has_qkv_bias=True, has_output_bias=True)
-    layers = (LayerSpec(mixer, mlp, Parallel(norm)),) * len(spec.layers)
-    assert isinstance(spec.head, Head), "a LLaMA-like model has a head"
-    return replace(spec, layers=layers, head=replace(spec.head, has_bias=True))
+    return as_phi(spec, mixer.positions, mlp, norm)
 
 
 family = families.register(

@@ -4,17 +4,16 @@ Source: Li et al. 2023, arXiv:2309.05463; configuration_phi.py of the first publ
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from yearling.models.families import Family, families
-from yearling.models.families.phi import spec_from_config as phi_spec
 from yearling.models.fields import Fields
 from yearling.models.hugging_face_config import COMMON_KEYS
+from yearling.models.phi_like import phi_like_spec
 from yearling.models.sizes import read_heads, read_hidden, read_width
 from yearling.models.spec import ModelSpec
 from yearling.models.weights import Role, WeightName
 
-__all__ = ["family"]
+__all__ = ["family", "names", "spec_from_config"]
 
 _CONFIG_KEYS = COMMON_KEYS | {
     *("attn_pdrop", "embd_pdrop", "initializer_range", "resid_pdrop"),  # training only
@@ -66,7 +65,7 @@ def spec_from_config(config: Fields) -> ModelSpec:
     values["intermediate_size"] = read_hidden(config, "n_inner", 4 * width)
     rotated = config.integer("rotary_dim", 32, minimum=2, maximum=max(width // heads, 2))
     values["partial_rotary_factor"] = rotated / (width // heads)
-    return replace(phi_spec(Fields(values, config.label)), family="phi_msft")
+    return phi_like_spec(Fields(values, config.label), "phi_msft")
 
 
 family = families.register(

@@ -38,7 +38,7 @@ from yearling.models.weights import Role, WeightName
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family"]
+__all__ = ["family", "names", "spec_from_config", "spec_from_gguf"]
 
 _CONFIG_KEYS = COMMON_KEYS | {
     *("attn_dropout_prob", "emb_dropout_prob", "initializer_range"),  # training only

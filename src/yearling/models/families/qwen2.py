@@ -20,7 +20,7 @@ from yearling.models.spec import ModelSpec
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family"]
+__all__ = ["config_from_spec", "family", "gguf_from_spec", "spec_from_config", "spec_from_gguf"]
 
 
 def spec_from_config(config: Fields) -> ModelSpec:

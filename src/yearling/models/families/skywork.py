@@ -8,7 +8,7 @@ from yearling.models.fields import Fields
 from yearling.models.llama_like import LLAMA_KEYS, llama_like_names, llama_like_spec
 from yearling.models.spec import ModelSpec
 
-__all__ = ["family"]
+__all__ = ["family", "spec_from_config"]
 
 
 def spec_from_config(config: Fields) -> ModelSpec:

@@ -4,7 +4,7 @@ Source: Tow et al. 2023, the technical report of StableLM-3B-4E1T.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
@@ -14,6 +14,7 @@ from yearling.models.llama_like import (
     llama_like_names,
     llama_like_spec,
 )
+from yearling.models.llama_like_export import llama_like_config, llama_like_gguf
 from yearling.models.llama_like_gguf import (
     LLAMA_GGUF_KEYS,
     llama_like_spec_from_gguf,
@@ -21,12 +22,12 @@ from yearling.models.llama_like_gguf import (
     own_settings,
 )
 from yearling.models.rotary_settings import partial_rotary_from_config
-from yearling.models.spec import ModelSpec, Norm
+from yearling.models.spec import Attention, ModelSpec, Norm, Rotary
 
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family"]
+__all__ = ["config_from_spec", "family", "gguf_from_spec", "spec_from_config", "spec_from_gguf"]
 
 _CONFIG_KEYS = LLAMA_KEYS | {
     "hidden_dropout",  # training only
@@ -78,6 +79,35 @@ def spec_from_gguf(file: "GgufFile") -> ModelSpec:
     return llama_like_spec_from_gguf(file, "stablelm", norm=norm, is_partial=True)
 
 
+def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write config.json of `stablelm`.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    config = llama_like_config(spec, "stablelm", "StableLmForCausalLM")
+    attention = spec.layers[0].mixer
+    assert isinstance(attention, Attention), "a LLaMA-like layer attends"
+    assert isinstance(attention.positions, Rotary), "has just been read as such"
+    del config["head_dim"]
+    return config | {
+        "layer_norm_eps": config.pop("rms_norm_eps"),
+        "partial_rotary_factor": attention.positions.dims / attention.head_dim,
+        "use_qkv_bias": attention.has_qkv_bias,
+    }
+
+
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    metadata = llama_like_gguf(spec, "stablelm")
+    epsilon = metadata.pop("stablelm.attention.layer_norm_rms_epsilon")
+    return metadata | {"stablelm.attention.layer_norm_epsilon": epsilon}
+
+
 family = families.register(
     Family(
         model_types=("stablelm", "stablelm_epoch"),
@@ -86,6 +116,8 @@ family = families.register(
         gguf_architectures=("stablelm",),
         spec_from_gguf=spec_from_gguf,
         ignored=("rotary_emb.inv_freq",),
+        config_from_spec=config_from_spec,
+        gguf_from_spec=gguf_from_spec,
     ),
     __name__,
 )

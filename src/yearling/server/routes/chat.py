@@ -47,7 +47,7 @@ async def create_chat_completion(request: Request) -> Response:
     )
     requests = build_requests(
         [prompt],
-        chat.sampling,
+        chat.sampling.stopping_at(model.chat_stop),
         request_id=head.id,
         num_choices=chat.num_choices,
         salt=cache_salt(request.state.salt, chat.cache_key),
