@@ -157,7 +157,7 @@ _GGUF_CASES: Mapping[str, tuple[bytes, str]] = {
         tiny_gguf({"llama.attention.layer_norm_rms_epsilon": float("nan")}),
         "must be finite",
     ),
-    "experts": (tiny_gguf({"llama.expert_count": 8}), "expert_count=8 is of a mixture"),
+    "experts": (tiny_gguf({"llama.expert_count": 8}), "expert_used_count is missing"),
     "split file": (tiny_gguf({"split.count": 2}), "split files are not read"),
     "tensor missing": (tiny_gguf(without=[_NORM]), f"among them {_NORM}"),
     "tensor too many": (tiny_gguf(None, TinyTensor("odd.weight", (32,), _ROW)), "odd.weight"),

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from yearling.models.checkpoint.gguf_writer import write_gguf
 from yearling.models.families import families
 from yearling.models.fields import Fields
 from yearling.models.places import gguf_places
-from yearling.models.spec import Attention, Experts, ModelSpec, Rotary
 from yearling.models.weights import Weight, weights_of
 
 __all__ = ["GGUF_CASES", "PROMPTS", "VOCABULARY", "write_case"]
@@ -32,14 +31,10 @@ class GgufCase:
     Attributes:
         family: Whose it is.
         config: What its config.json would say.
-        architecture: As GGUF calls it, where that is not the family's name.
-        settings: Keys under the architecture's name that only this one has; None leaves one out.
     """
 
     family: str
     config: Mapping[str, Any]
-    architecture: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 _LLAMA = {
@@ -51,7 +46,6 @@ _LLAMA = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
 }
-_EXPERTS = {"num_local_experts": 3, "num_experts_per_tok": 2}
 _BAICHUAN = _LLAMA | {"num_attention_heads": 8, "num_key_value_heads": 8, "rms_norm_eps": 1e-6}
 _QWEN = {
     "vocab_size": VOCABULARY,
@@ -64,13 +58,19 @@ _QWEN = {
     "use_dynamic_ntk": False,
     "use_logn_attn": False,
 }
+_FALCON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
 
 GGUF_CASES: Mapping[str, GgufCase] = {
     "llama": GgufCase("llama", _LLAMA),
-    "mixtral": GgufCase(
-        "mixtral", _LLAMA | _EXPERTS, "llama", {"expert_count": 3, "expert_used_count": 2}
-    ),
-    "qwen": GgufCase("qwen", _QWEN, settings={"feed_forward_length": 192}),
+    "mistral": GgufCase("mistral", _LLAMA | {"sliding_window": None}),
+    "mixtral": GgufCase("mixtral", _LLAMA | {"num_local_experts": 3, "num_experts_per_tok": 2}),
+    "qwen": GgufCase("qwen", _QWEN),
     "qwen2": GgufCase("qwen2", _LLAMA),
     "qwen3": GgufCase("qwen3", _LLAMA | {"head_dim": 32}),
     # llama.cpp tells the two by their layers: 32 rotate, 40 have ALiBi.
@@ -79,20 +79,13 @@ GGUF_CASES: Mapping[str, GgufCase] = {
         "baichuan",
         _BAICHUAN
         | {"num_hidden_layers": 40, "max_position_embeddings": None, "model_max_length": 64},
-        settings={"rope.dimension_count": 8},
     ),
     "internlm2": GgufCase("internlm2", _LLAMA | {"bias": False}),
-    "stablelm": GgufCase("stablelm", _LLAMA, settings={"use_parallel_residual": True}),
-    "phi": GgufCase("phi", _LLAMA | {"num_key_value_heads": 4}, "phi2"),
+    "stablelm": GgufCase("stablelm", _LLAMA),
+    "phi": GgufCase("phi", _LLAMA | {"num_key_value_heads": 4}),
     "gemma": GgufCase("gemma", _LLAMA | {"head_dim": 16}),
     "gemma2": GgufCase(
-        "gemma2",
-        _LLAMA | {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8},
-        settings={
-            "attention.sliding_window": 8,
-            "attn_logit_softcapping": 50.0,
-            "final_logit_softcapping": 30.0,
-        },
+        "gemma2", _LLAMA | {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8}
     ),
     "gemma3": GgufCase(
         "gemma3",
@@ -103,27 +96,15 @@ GGUF_CASES: Mapping[str, GgufCase] = {
             "query_pre_attn_scalar": 32,
             "sliding_window": 8,
         },
-        # The base of global layers; that of the others is not stated.
-        settings={"attention.sliding_window": 8, "rope.freq_base": 1e6},
     ),
     "falcon": GgufCase(
         "falcon",
-        {
-            "vocab_size": VOCABULARY,
-            "hidden_size": 64,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_kv_heads": 2,
-            "new_decoder_architecture": True,
-            "max_position_embeddings": 64,
-        },
-        settings={"rope.dimension_count": None},
+        _FALCON | {"num_kv_heads": 2, "new_decoder_architecture": True},
     ),
-    "gpt_neox": GgufCase(
-        "gpt_neox",
-        _LLAMA | {"num_key_value_heads": None, "rotary_pct": 0.25},
-        "gptneox",
-        {"use_parallel_residual": True, "attention.head_count_kv": None},
+    "falcon-7b": GgufCase("falcon", _FALCON),
+    "gpt_neox": GgufCase("gpt_neox", _LLAMA | {"num_key_value_heads": None, "rotary_pct": 0.25}),
+    "gpt_neox-serial": GgufCase(
+        "gpt_neox", _LLAMA | {"num_key_value_heads": None, "use_parallel_residual": False}
     ),
     "chatglm2": GgufCase(
         "chatglm",
@@ -144,7 +125,6 @@ GGUF_CASES: Mapping[str, GgufCase] = {
     "gpt2": GgufCase(
         "gpt2",
         {"vocab_size": VOCABULARY, "n_embd": 64, "n_head": 4, "n_layer": 3, "n_positions": 64},
-        settings={"attention.head_count_kv": None},
     ),
     "mpt": GgufCase(
         "mpt",
@@ -156,7 +136,6 @@ GGUF_CASES: Mapping[str, GgufCase] = {
             "max_seq_len": 64,
             "attn_config": {"clip_qkv": 0.75},
         },
-        settings={"attention.max_alibi_bias": 8.0, "attention.clamp_kqv": 0.75},
     ),
     "mamba": GgufCase(
         "mamba",
@@ -166,13 +145,6 @@ GGUF_CASES: Mapping[str, GgufCase] = {
             "state_size": 8,
             "num_hidden_layers": 2,
             "time_step_rank": 4,
-        },
-        settings={
-            "attention.head_count": 0,
-            "ssm.conv_kernel": 4,
-            "ssm.inner_size": 64,
-            "ssm.state_size": 8,
-            "ssm.time_step_rank": 4,
         },
     ),
 }
@@ -187,12 +159,8 @@ def write_case(path: Path, case: GgufCase) -> None:
     tensors = plan_tensors(
         gguf_places(spec, family), lambda _: "F32", lambda weight, _: values[weight]
     )
-    architecture = case.architecture or case.family
-    own = {**_settings(spec), **case.settings}
-    metadata = {f"{architecture}.{key}": v for key, v in own.items() if v is not None}
-    if family.gguf_from_spec is not None:
-        metadata = family.gguf_from_spec(spec)
-    write_gguf(path, {"general.architecture": architecture, **metadata, **_TOKENIZER}, tensors)
+    assert family.gguf_from_spec is not None, "a family of GGUF is written"
+    write_gguf(path, {**family.gguf_from_spec(spec), **_TOKENIZER}, tensors)
 
 
 def _random(weight: Weight, random: np.random.Generator) -> StoredTensor:
@@ -200,34 +168,6 @@ def _random(weight: Weight, random: np.random.Generator) -> StoredTensor:
     if weight.role.endswith("norm") and weight.part == "weight":
         values += np.float32(1)
     return StoredTensor("F32", weight.shape, values.view(np.uint8).reshape(-1))
-
-
-def _settings(spec: ModelSpec) -> dict[str, Any]:
-    """What converters write for every architecture."""
-    layer, norm = spec.layers[-1], spec.final_norm
-    assert norm is not None
-    mlp = layer.mlp.expert if isinstance(layer.mlp, Experts) else layer.mlp
-    kind = "layer_norm_rms_epsilon" if norm.kind == "rms" else "layer_norm_epsilon"
-    settings: dict[str, Any] = {
-        "block_count": len(spec.layers),
-        "context_length": spec.context,
-        "embedding_length": spec.width,
-        "feed_forward_length": 0 if mlp is None else mlp.hidden,
-        f"attention.{kind}": norm.epsilon,
-    }
-    if not isinstance(layer.mixer, Attention):
-        return settings
-    settings |= {
-        "attention.head_count": layer.mixer.heads,
-        "attention.head_count_kv": layer.mixer.kv_heads,
-    }
-    if layer.mixer.head_dim * layer.mixer.heads != spec.width:
-        settings["attention.key_length"] = layer.mixer.head_dim
-        settings["attention.value_length"] = layer.mixer.head_dim
-    if isinstance(layer.mixer.positions, Rotary):
-        settings["rope.dimension_count"] = layer.mixer.positions.dims
-        settings["rope.freq_base"] = layer.mixer.positions.base
-    return settings
 
 
 _CHARACTERS = [chr(code) for code in range(33, 33 + VOCABULARY - 4)]

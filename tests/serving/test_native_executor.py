@@ -12,7 +12,7 @@ from driving import drive, make_request
 
 from tests.parity.case import find_cases
 from tests.parity.executors import WithSpec
-from yearling.core.errors import ContextLengthError, RequestError, UnsupportedError
+from yearling.core.errors import RequestError, UnsupportedError
 from yearling.models.checkpoint import Checkpoint, open_checkpoint
 from yearling.serving.engine import Engine, EngineConfig
 from yearling.serving.executors.native import NativeExecutor
@@ -138,14 +138,12 @@ def test_logits_of_a_whole_prompt_may_have_more_rows_than_a_step(
     np.testing.assert_array_equal(executor.logits(ids, 60), expected)
 
 
-def test_prompt_that_must_be_whole_and_is_too_long_is_refused(tiny: dict[str, Checkpoint]) -> None:
+def test_prompt_that_must_be_whole_has_room_in_a_step(tiny: dict[str, Checkpoint]) -> None:
     executor = load(tiny["chatglm"], max_step_tokens=16)
-    with pytest.raises(ContextLengthError, match=r"17 tokens.*in one step, which holds 16"):
-        executor.logits(list(range(5, 22)))
-    assert executor.logits(list(range(5, 22)), 16).shape == (17, 97)
-    engine = Engine(executor, None, context=64, eos_token_ids=())
-    with pytest.raises(ContextLengthError, match=r"17 tokens.*in one step, which holds 16"):
-        engine.add(make_request(range(5, 22), max_tokens=1))
+    assert executor.max_step_tokens == executor.context
+    ids = list(range(5, 45))
+    expected = load(tiny["chatglm"]).logits(ids)
+    np.testing.assert_array_equal(executor.logits(ids), expected)
 
 
 def test_decoder_has_no_vectors(tiny: dict[str, Checkpoint]) -> None:

@@ -1,4 +1,4 @@
-"""`yearling bench`: speed against named peers, and right answers against transformers.
+"""`yearling bench`: speed against named peers, and answers that are right and stay the same.
 
 What it measures with lives in the checkout's `benchmarks/`; a wheel does not carry it.
 """
@@ -94,6 +94,22 @@ def endurance(
     run = _benchmark("benchmarks.endurance.run")
     with _progress() as progress:
         report = run.run(run.Settings(tokens), progress)
+    _publish(report.as_text(), report.as_json(), json_file)
+    if not report.has_passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def conversion(
+    model: _Model = "smollm2",
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts that each engine answers.")] = 50,
+    tokens: Annotated[int, typer.Option(min=1, help="Greedy tokens of each answer.")] = 64,
+    json_file: _Json = None,
+) -> None:
+    """A GGUF file to a folder and back: the same answers from us, llama.cpp and transformers."""
+    run = _benchmark("benchmarks.conversion.run")
+    with _progress() as progress:
+        report = run.run(run.Settings(model, prompts, tokens), progress)
     _publish(report.as_text(), report.as_json(), json_file)
     if not report.has_passed:
         raise typer.Exit(1)

@@ -77,12 +77,7 @@ def convert(
 
 def _print(report: "ConversionReport") -> None:
     for change in report.changes:
-        codes = "" if change.changed_codes is None else f", {change.changed_codes} codes changed"
-        typer.echo(
-            f"{change.before} -> {change.after}: {change.num_weights} weights, "
-            f"{change.changed_values} of {change.num_values} numbers changed{codes}, "
-            f"relative error {change.relative_error:.2g}"
-        )
+        typer.echo(str(change))
     if (logits := report.logits) is not None:
         typer.echo(
             f"logits: worst difference {logits.worst:.3g}, typical "

@@ -1,17 +1,16 @@
 """Whether a converted model is the one it was made from: codes, numbers, tokens, template."""
 
-import math
 from collections import defaultdict
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from yearling.core.errors import ModelFormatError
 from yearling.models.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from yearling.models.checkpoint.formats import BLOCK_FORMATS, to_float32
+from yearling.models.export_check import spec_differences
 from yearling.models.weights import weights_of
 
 __all__ = ["FormatChange", "compare_models"]
@@ -47,6 +46,15 @@ class FormatChange:
     changed_values: int
     changed_codes: int | None
     relative_error: float
+
+    def __str__(self) -> str:
+        """One line for people."""
+        codes = "" if self.changed_codes is None else f", {self.changed_codes} codes changed"
+        return (
+            f"{self.before} -> {self.after}: {self.num_weights} weights, "
+            f"{self.changed_values} of {self.num_values} numbers changed{codes}, "
+            f"relative error {self.relative_error:.2g}"
+        )
 
 
 @dataclass(slots=True)
@@ -102,10 +110,9 @@ def _add(total: _Sums, one: StoredTensor, other: StoredTensor) -> None:
 
 
 def _check_descriptions(before: Checkpoint, after: Checkpoint) -> None:
-    if not _is_close(asdict(before.spec), asdict(after.spec)):
+    if differences := spec_differences(before.spec, after.spec):
         raise ModelFormatError(
-            f"{after.path} describes another model than {before.path}:\n  {after.spec}\n  "
-            f"instead of\n  {before.spec}"
+            f"{after.path} describes another model than {before.path}: {'; '.join(differences)}."
         )
     ends = after.eos_token_ids
     if ends != before.eos_token_ids[: max(len(ends), _NUM_GGUF_ENDS)]:
@@ -113,17 +120,6 @@ def _check_descriptions(before: Checkpoint, after: Checkpoint) -> None:
             f"{after.path} ends answers with tokens {after.eos_token_ids}, but {before.path} with "
             f"{before.eos_token_ids}."
         )
-
-
-def _is_close(one: Any, other: Any) -> bool:
-    """Whether two descriptions are equal but for the rounding of numbers to float32."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_is_close(one[k], other[k]) for k in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_is_close, one, other))
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=1e-6)
-    return bool(one == other)
 
 
 def _check_texts(before: Checkpoint, after: Checkpoint) -> None:

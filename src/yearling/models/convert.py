@@ -30,6 +30,7 @@ from yearling.models.checkpoint.gguf_writer import GgufValue, write_gguf
 from yearling.models.checkpoint.kept_blocks import KeptBlocks, write_kept_blocks
 from yearling.models.checkpoint.planned import PlannedTensor
 from yearling.models.checkpoint.safetensors_writer import write_safetensors
+from yearling.models.export_check import check_config, check_gguf
 from yearling.models.folder_files import copy_side_files, write_side_files
 from yearling.models.places import gguf_places, hugging_face_places
 from yearling.models.rotary_export import gguf_divisors
@@ -144,8 +145,10 @@ def _write_file(source: _Source, target: Path, wanted: str | None) -> None:
     if divisors is not None:
         stored = StoredTensor("F32", divisors.shape, divisors.view(np.uint8))
         tensors.append(PlannedTensor("rope_freqs.weight", "F32", stored.shape, lambda: stored))
+    settings = family.gguf_from_spec(spec)
+    check_gguf(spec, settings, tensors, target)
     metadata: dict[str, GgufValue] = {
-        **family.gguf_from_spec(spec),
+        **settings,
         **source.general,
         "general.file_type": file_type(list(formats.values())),
         "general.quantization_version": _QUANTISATION_VERSION,
@@ -176,8 +179,7 @@ def _value_of(value: Any) -> GgufValue:
 def _write_folder(source: _Source, target: Path, wanted: str | None) -> None:
     checkpoint = source.checkpoint
     family, spec = checkpoint.family, checkpoint.spec
-    if family.config_from_spec is None:
-        raise ModelFormatError(f"models of family {spec.family} are not written to folders yet.")
+    config = _configuration(checkpoint) if source.metadata else {}
     formats = {weight: checkpoint.weight(weight).format for weight in weights_of(spec)}
     name = folder_format(formats.items(), wanted)
     if wanted is None and not _holds(source, formats, name):
@@ -186,12 +188,21 @@ def _write_folder(source: _Source, target: Path, wanted: str | None) -> None:
     with _new_folder(target) as folder:
         write_safetensors(folder, plan_tensors(places, lambda _: name, source.read))
         if source.metadata:
-            write_side_files(folder, checkpoint, source.metadata, name)
+            write_side_files(folder, checkpoint, config, source.metadata, name)
         else:
             copy_side_files(folder, checkpoint, name)
         if set(formats.values()) - {"F32", name}:
             weights = ((weight, checkpoint.weight(weight)) for weight in formats)
             write_kept_blocks(folder, source.general, weights)
+
+
+def _configuration(checkpoint: Checkpoint) -> dict[str, Any]:
+    family, spec = checkpoint.family, checkpoint.spec
+    if family.config_from_spec is None:
+        raise ModelFormatError(f"models of family {spec.family} are not written to folders yet.")
+    config = family.config_from_spec(spec)
+    check_config(spec, family, config)
+    return config
 
 
 def _holds(source: _Source, formats: Mapping[Weight, str], name: str) -> bool:

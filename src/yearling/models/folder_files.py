@@ -22,19 +22,22 @@ _COPIED = (
 
 
 def write_side_files(
-    folder: Path, checkpoint: Checkpoint, metadata: Mapping[str, Any], name: str
+    folder: Path,
+    checkpoint: Checkpoint,
+    config: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    name: str,
 ) -> None:
     """Write configuration, tokenizer and template of a model that comes from a GGUF file.
 
     Args:
+        config: What config.json says of the network.
         metadata: The file's.
         name: Format of the folder's weights.
     Raises:
-        ModelFormatError: the family or the tokenizer has no such form.
+        ModelFormatError: the tokenizer has no such form.
     """
-    assert checkpoint.family.config_from_spec is not None, "the caller has looked"
     ids = _token_ids(checkpoint, metadata)
-    config = checkpoint.family.config_from_spec(checkpoint.spec)
     _write(folder / "config.json", {**config, **ids, "torch_dtype": _NUMBER_TYPES[name]})
     _write(folder / "generation_config.json", ids)
     template = checkpoint.chat_template()

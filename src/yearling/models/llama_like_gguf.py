@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LLAMA_GGUF_KEYS",
+    "ROTARY_GGUF_KEYS",
+    "head_dim_from_gguf",
     "interleaved_row_order",
     "llama_like_spec_from_gguf",
     "norm_from_gguf",
@@ -33,20 +35,8 @@ __all__ = [
     "vocabulary_from_gguf",
 ]
 
-LLAMA_GGUF_KEYS = frozenset(
+ROTARY_GGUF_KEYS = frozenset(
     {
-        "attention.head_count",
-        "attention.head_count_kv",
-        "attention.key_length",
-        "attention.layer_norm_epsilon",
-        "attention.layer_norm_rms_epsilon",
-        "attention.value_length",
-        "block_count",
-        "context_length",
-        "embedding_length",
-        "expert_count",
-        "expert_used_count",
-        "feed_forward_length",
         "rope.dimension_count",
         "rope.freq_base",
         "rope.scale_linear",
@@ -55,10 +45,26 @@ LLAMA_GGUF_KEYS = frozenset(
         "rope.scaling.finetuned",
         "rope.scaling.original_context_length",
         "rope.scaling.type",
-        "tensor_data_layout",
-        "vocab_size",
     }
 )
+"""Keys under the architecture's name that state the rotation."""
+
+LLAMA_GGUF_KEYS = ROTARY_GGUF_KEYS | {
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.layer_norm_epsilon",
+    "attention.layer_norm_rms_epsilon",
+    "attention.value_length",
+    "block_count",
+    "context_length",
+    "embedding_length",
+    "expert_count",
+    "expert_used_count",
+    "feed_forward_length",
+    "tensor_data_layout",
+    "vocab_size",
+}
 """Keys under the architecture's name that `llama_like_spec_from_gguf` reads."""
 
 
@@ -140,12 +146,22 @@ def vocabulary_from_gguf(file: "GgufFile", own: Fields) -> int:
     return rows
 
 
-def _attention_from_gguf(file: "GgufFile", own: Fields, width: int, is_partial: bool) -> Attention:
-    heads = read_heads(own, "attention.head_count")
-    head_dim = read_width(own, "attention.key_length", width // heads)
-    rotated = read_width(own, "rope.dimension_count", head_dim)
+def head_dim_from_gguf(own: Fields, default: int) -> int:
+    """Read the size of a head, which is one for keys and values.
+
+    Raises:
+        ModelFormatError: it is out of range, or values have another.
+    """
+    head_dim = read_width(own, "attention.key_length", default)
     if own.integer("attention.value_length", head_dim) != head_dim:
         raise own.error("attention.value_length", f"must equal the head size of {head_dim}")
+    return head_dim
+
+
+def _attention_from_gguf(file: "GgufFile", own: Fields, width: int, is_partial: bool) -> Attention:
+    heads = read_heads(own, "attention.head_count")
+    head_dim = head_dim_from_gguf(own, width // heads)
+    rotated = read_width(own, "rope.dimension_count", head_dim)
     if rotated != head_dim and not is_partial:
         raise own.error("rope.dimension_count", f"must equal the head size of {head_dim}")
     metadata = Fields(file.metadata, str(file.path))

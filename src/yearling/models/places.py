@@ -97,8 +97,8 @@ def take_weight(stored: StoredTensor, place: Place, weight: Weight) -> StoredTen
     taken = StoredTensor(stored.format, weight.shape, np.ascontiguousarray(data).reshape(-1))
     if place.value == "same":
         return taken
-    values = to_float32(taken)
-    values = values - np.float32(1) if place.value == "plus_one" else np.log(-values)
+    exact = to_float32(taken).astype(np.float64)
+    values = (exact - 1 if place.value == "plus_one" else np.log(-exact)).astype(np.float32)
     return StoredTensor("F32", weight.shape, values.view(np.uint8).reshape(-1))
 
 

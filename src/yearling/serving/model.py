@@ -191,6 +191,9 @@ def new_engine(model: LoadedModel, executor: LoadedExecutor) -> Engine | Encoder
             vocabulary=model.vocabulary,
             max_requests=None if max_waiting is None else options.max_sequences + max_waiting,
         )
+    step_tokens = options.max_step_tokens
+    if executor.needs_whole_prompt:  # a step holds the longest prompt there may be
+        step_tokens = executor.max_step_tokens
     return Engine(
         executor,
         model.tokenizer,
@@ -198,7 +201,7 @@ def new_engine(model: LoadedModel, executor: LoadedExecutor) -> Engine | Encoder
         eos_token_ids=model.eos_token_ids,
         config=EngineConfig(
             max_sequences=options.max_sequences,
-            max_step_tokens=options.max_step_tokens,
+            max_step_tokens=step_tokens,
             max_waiting=options.max_waiting,
         ),
         vocabulary=model.vocabulary,

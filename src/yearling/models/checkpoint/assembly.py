@@ -75,6 +75,6 @@ def _joined(
 def _stored_values(part: StoredTensor, place: Place) -> StoredTensor:
     if place.value == "same":
         return part
-    values = to_float32(part)
-    values = values + np.float32(1) if place.value == "plus_one" else -np.exp(values)
+    exact = to_float32(part).astype(np.float64)
+    values = (exact + 1 if place.value == "plus_one" else -np.exp(exact)).astype(np.float32)
     return StoredTensor("F32", part.shape, values.reshape(-1).view(np.uint8))

@@ -35,16 +35,16 @@ class FolderTexts:
 
     @cached_property
     def tokenizer(self) -> "Tokenizer | None":
-        """The tokenizer of tokenizer.json, or None when there is no such file.
+        """The tokenizer of tokenizer.json or of an older file; None when there is none.
 
         Raises:
             ModelFormatError: it is malformed, or has more tokens than the embedding rows.
         """
-        path = self.path / "tokenizer.json"
-        if not path.exists():
-            return None
         from yearling.models.tokenizer import Tokenizer
 
+        path = Tokenizer.find_file(self.path)
+        if path is None:
+            return None
         tokenizer = Tokenizer.from_file(path, self._tokenizer_config)
         check_vocabulary(str(path), tokenizer.vocabulary_size, self.vocabulary)
         return tokenizer
@@ -62,7 +62,7 @@ class FolderTexts:
         from yearling.models.chat_template import ChatTemplate
 
         if self.tokenizer is None:
-            raise ModelFormatError(f"{self.path}: has a chat template, but no tokenizer.json.")
+            raise ModelFormatError(f"{self.path}: has a chat template, but no tokenizer.")
         return ChatTemplate(source, self.tokenizer)
 
     def eos_token_ids(self, config: Fields) -> tuple[int, ...]:

@@ -9,8 +9,9 @@ Source: Yang et al. 2023, arXiv:2309.10305.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from yearling.core.errors import ModelFormatError
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
 from yearling.models.llama_like import (
@@ -19,6 +20,7 @@ from yearling.models.llama_like import (
     change_attention,
     llama_like_spec,
 )
+from yearling.models.llama_like_export import llama_like_config, llama_like_gguf
 from yearling.models.llama_like_gguf import (
     LLAMA_GGUF_KEYS,
     interleaved_row_order,
@@ -26,7 +28,7 @@ from yearling.models.llama_like_gguf import (
     own_settings,
 )
 from yearling.models.sizes import read_context
-from yearling.models.spec import Alibi, Head, ModelSpec
+from yearling.models.spec import Alibi, Attention, Head, ModelSpec, Rotary
 from yearling.models.weights import Role, WeightName
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ _NAMES: Mapping[Role, WeightName] = {
     "key": WeightName(_FUSED, "blk.{layer}.attn_k"),
     "value": WeightName(_FUSED, "blk.{layer}.attn_v"),
 }
-_LAYERS_OF_13B = 40  # by which llama.cpp tells the models apart as well
+_LAYERS_OF_7B, _LAYERS_OF_13B = 32, 40  # by which llama.cpp tells the models apart as well
 
 
 def names(spec: ModelSpec) -> Mapping[Role, WeightName]:
@@ -91,6 +93,59 @@ def _as_published(spec: ModelSpec, label: str, *, has_alibi: bool, has_z_loss: b
     return spec
 
 
+def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write config.json; the 13B models are told by the name of their context.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    config = llama_like_config(_rotating(spec), "baichuan", "BaichuanForCausalLM")
+    for key in ("head_dim", "num_key_value_heads"):
+        del config[key]
+    if _has_alibi(spec):
+        del config["rope_theta"]
+        config["model_max_length"] = config.pop("max_position_embeddings")
+    if isinstance(spec.head, Head) and spec.head.is_normalised:
+        config["z_loss_weight"] = 0
+    return config
+
+
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata; llama.cpp tells the models apart by their layers.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    layers = _LAYERS_OF_13B if _has_alibi(spec) else _LAYERS_OF_7B
+    if len(spec.layers) != layers:
+        raise ModelFormatError(
+            f"GGUF's baichuan rotates with {_LAYERS_OF_7B} layers and has ALiBi with "
+            f"{_LAYERS_OF_13B}; this model is another, with {len(spec.layers)} layers."
+        )
+    if isinstance(spec.head, Head) and spec.head.is_normalised:
+        raise ModelFormatError(
+            "llama.cpp does not normalise the head of Baichuan 2, so a GGUF file of it would "
+            "compute something else there."
+        )
+    return llama_like_gguf(_rotating(spec), "baichuan")
+
+
+def _has_alibi(spec: ModelSpec) -> bool:
+    mixer = spec.layers[0].mixer
+    return isinstance(mixer, Attention) and isinstance(mixer.positions, Alibi)
+
+
+def _rotating(spec: ModelSpec) -> ModelSpec:
+    """Give the spec as if it rotated: what else it states is the same for both."""
+    if not _has_alibi(spec):
+        return spec
+
+    def change(_: int, mixer: Attention) -> Attention:
+        return replace(mixer, positions=Rotary(mixer.head_dim))
+
+    return change_attention(spec, change, spec.family)
+
+
 family = families.register(
     Family(
         model_types=("baichuan",),
@@ -98,6 +153,8 @@ family = families.register(
         names=names,
         gguf_architectures=("baichuan",),
         spec_from_gguf=spec_from_gguf,
+        config_from_spec=config_from_spec,
+        gguf_from_spec=gguf_from_spec,
         gguf_row_order=interleaved_row_order,
         ignored=("rotary_emb.inv_freq", "future_mask", "alibi_mask"),
     ),

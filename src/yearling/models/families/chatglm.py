@@ -8,12 +8,21 @@ Source: Du et al. 2021, arXiv:2103.10360; Zeng et al. 2022, arXiv:2210.02414 (GL
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from yearling.core.errors import ModelFormatError
+from yearling.models.export_parts import is_tied, rotary_of, shared_parts
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
+from yearling.models.gguf_export import gguf_settings
 from yearling.models.hugging_face_config import COMMON_KEYS
-from yearling.models.llama_like_gguf import norm_from_gguf, own_settings, vocabulary_from_gguf
+from yearling.models.llama_like_gguf import (
+    ROTARY_GGUF_KEYS,
+    head_dim_from_gguf,
+    norm_from_gguf,
+    own_settings,
+    vocabulary_from_gguf,
+)
 from yearling.models.rotary_settings import rotary_from_gguf
 from yearling.models.sizes import read_context, read_heads, read_hidden, read_layers, read_width
 from yearling.models.spec import (
@@ -82,11 +91,12 @@ _SECOND_KEYS = COMMON_KEYS | {
     *("post_layer_norm", "pre_seq_len", "prefix_projection", "quantization_bit", "rmsnorm"),
     *("rope_ratio", "seq_length", "tie_word_embeddings", "vocab_size"),
 }
-_GGUF_KEYS = {
-    *("attention.head_count", "attention.head_count_kv", "attention.layer_norm_rms_epsilon"),
-    *("block_count", "context_length", "embedding_length", "feed_forward_length"),
-    *("rope.dimension_count", "rope.freq_base"),
+_GGUF_KEYS = ROTARY_GGUF_KEYS | {
+    *("attention.head_count", "attention.head_count_kv", "attention.key_length"),
+    *("attention.layer_norm_rms_epsilon", "attention.value_length", "block_count"),
+    *("context_length", "embedding_length", "feed_forward_length"),
 }
+_BASE = 10_000.0
 
 
 def names(spec: ModelSpec) -> Mapping[Role, WeightName]:
@@ -147,7 +157,7 @@ def _second_spec(config: Fields) -> ModelSpec:
     heads = read_heads(config, "num_attention_heads")
     head_dim = read_width(config, "kv_channels", width // heads)
     is_grouped = config.flag("multi_query_attention", False)
-    base = 10_000.0 * config.number("rope_ratio", 1.0, above=0)
+    base = _BASE * config.number("rope_ratio", 1.0, above=0)
     with config.checked():
         attention = Attention(
             heads,
@@ -180,7 +190,7 @@ def spec_from_gguf(file: "GgufFile") -> ModelSpec:
         attention = Attention(
             heads,
             read_heads(own, "attention.head_count_kv", heads),
-            2 * dims,
+            head_dim_from_gguf(own, 2 * dims),
             Rotary(dims, rotary.base, "interleaved", rotary.scaling),
             has_qkv_bias="blk.0.attn_qkv.bias" in file.tensors,
         )
@@ -219,6 +229,68 @@ def _second(
     )
 
 
+def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write config.json of either generation.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    if isinstance(spec.layers[0].residual, PostNorm):
+        return _first_config(spec)
+    attention, mlp, norm = shared_parts(spec)
+    return {
+        "architectures": ["ChatGLMModel"],
+        "model_type": "chatglm",
+        "add_bias_linear": False,
+        "add_qkv_bias": attention.has_qkv_bias,
+        "ffn_hidden_size": mlp.hidden,
+        "hidden_size": spec.width,
+        "kv_channels": attention.head_dim,
+        "layernorm_epsilon": norm.epsilon,
+        "multi_query_attention": attention.kv_heads != attention.heads,
+        "multi_query_group_num": attention.kv_heads,
+        "num_attention_heads": attention.heads,
+        "num_layers": len(spec.layers),
+        "original_rope": True,
+        "padded_vocab_size": spec.vocabulary,
+        "post_layer_norm": True,
+        "rmsnorm": True,
+        "rope_ratio": rotary_of(attention).base / _BASE,
+        "seq_length": spec.context,
+        "tie_word_embeddings": is_tied(spec),
+    }
+
+
+def _first_config(spec: ModelSpec) -> dict[str, Any]:
+    attention, mlp, norm = shared_parts(spec)
+    return {
+        "architectures": ["ChatGLMModel"],
+        "model_type": "chatglm",
+        "hidden_size": spec.width,
+        "inner_hidden_size": mlp.hidden,
+        "layernorm_epsilon": norm.epsilon,
+        "max_sequence_length": spec.context,
+        "num_attention_heads": attention.heads,
+        "num_layers": len(spec.layers),
+        "position_encoding_2d": True,
+        "tie_word_embeddings": is_tied(spec),
+        "vocab_size": spec.vocabulary,
+    }
+
+
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata of ChatGLM2 and 3.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    if isinstance(spec.layers[0].residual, PostNorm):
+        raise ModelFormatError(
+            "GGUF has no architecture for the first ChatGLM-6B; ChatGLM2 and 3 are converted."
+        )
+    return gguf_settings(spec, "chatglm")
+
+
 family = families.register(
     Family(
         model_types=("chatglm",),
@@ -226,6 +298,8 @@ family = families.register(
         names=names,
         gguf_architectures=("chatglm",),
         spec_from_gguf=spec_from_gguf,
+        config_from_spec=config_from_spec,
+        gguf_from_spec=gguf_from_spec,
         ignored=("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq"),
     ),
     __name__,

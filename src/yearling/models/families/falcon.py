@@ -7,12 +7,24 @@ Source: Almazrouei et al. 2023, arXiv:2311.16867; Penedo et al. 2023, arXiv:2306
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from yearling.models.export_parts import is_tied, shared_parts
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
-from yearling.models.hugging_face_config import COMMON_KEYS, activation_from_config
-from yearling.models.llama_like_gguf import norm_from_gguf, own_settings, vocabulary_from_gguf
+from yearling.models.gguf_export import gguf_settings
+from yearling.models.hugging_face_config import (
+    COMMON_KEYS,
+    activation_from_config,
+    activation_to_config,
+)
+from yearling.models.llama_like_gguf import (
+    ROTARY_GGUF_KEYS,
+    norm_from_gguf,
+    own_settings,
+    vocabulary_from_gguf,
+)
+from yearling.models.rotary_export import rotary_to_config
 from yearling.models.rotary_settings import rotary_from_config, rotary_from_gguf
 from yearling.models.sizes import read_context, read_heads, read_hidden, read_layers, read_width
 from yearling.models.spec import (
@@ -26,6 +38,7 @@ from yearling.models.spec import (
     Parallel,
     Plain,
     Residual,
+    Rotary,
     Serial,
 )
 from yearling.models.weights import Role, WeightName
@@ -64,10 +77,10 @@ _CONFIG_KEYS = COMMON_KEYS | {
     *("num_kv_heads", "num_ln_in_parallel_attn", "parallel_attn", "rope_parameters"),
     *("rope_scaling", "rope_theta", "tie_word_embeddings", "vocab_size"),
 }
-_GGUF_KEYS = {
+_GGUF_KEYS = ROTARY_GGUF_KEYS | {
     *("attention.head_count", "attention.head_count_kv", "attention.layer_norm_epsilon"),
     *("block_count", "context_length", "embedding_length", "feed_forward_length"),
-    *("rope.freq_base", "tensor_data_layout"),
+    "tensor_data_layout",
 }
 
 
@@ -145,6 +158,8 @@ def spec_from_gguf(file: "GgufFile") -> ModelSpec:
     width = read_width(own, "embedding_length")
     heads = read_heads(own, "attention.head_count")
     norm = norm_from_gguf(file, "layer")
+    if own.integer("rope.dimension_count", width // heads) != width // heads:
+        raise own.error("rope.dimension_count", f"must equal the head size of {width // heads}")
     rotary = rotary_from_gguf(file, Fields(file.metadata, str(file.path)), width // heads)
     with own.checked():
         attention = Attention(
@@ -165,6 +180,48 @@ def spec_from_gguf(file: "GgufFile") -> ModelSpec:
     )
 
 
+def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write config.json of model type `falcon`.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    attention, mlp, norm = shared_parts(spec)
+    residual, positions = spec.layers[0].residual, attention.positions
+    num_norms = 2 if isinstance(residual, Parallel) and residual.mlp_norm is not None else 1
+    is_new = num_norms == 2 or attention.kv_heads not in (1, attention.heads)
+    return {
+        "architectures": ["FalconForCausalLM"],
+        "model_type": "falcon",
+        "activation": activation_to_config(mlp.activation),
+        "alibi": isinstance(positions, Alibi),
+        "bias": attention.has_qkv_bias,
+        "ffn_hidden_size": mlp.hidden,
+        "hidden_size": spec.width,
+        "layer_norm_epsilon": norm.epsilon,
+        "max_position_embeddings": spec.context,
+        "multi_query": attention.kv_heads == 1,
+        "new_decoder_architecture": is_new,
+        "num_attention_heads": attention.heads,
+        "num_hidden_layers": len(spec.layers),
+        "num_kv_heads": attention.kv_heads,
+        "num_ln_in_parallel_attn": num_norms,
+        "parallel_attn": isinstance(residual, Parallel),
+        **(rotary_to_config(positions) if isinstance(positions, Rotary) else {}),
+        "tie_word_embeddings": is_tied(spec),
+        "vocab_size": spec.vocabulary,
+    }
+
+
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata, which has neither ALiBi nor one branch after the other.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    return gguf_settings(spec, "falcon", tensor_data_layout="jploski")
+
+
 family = families.register(
     Family(
         model_types=("falcon", "RefinedWeb", "RefinedWebModel"),
@@ -172,6 +229,8 @@ family = families.register(
         names=names,
         gguf_architectures=("falcon",),
         spec_from_gguf=spec_from_gguf,
+        config_from_spec=config_from_spec,
+        gguf_from_spec=gguf_from_spec,
         ignored=("rotary_emb.inv_freq",),
     ),
     __name__,

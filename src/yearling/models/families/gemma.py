@@ -14,6 +14,7 @@ from yearling.models.gemma_like import (
     gemma_like_spec,
     gemma_like_spec_from_gguf,
 )
+from yearling.models.gemma_like_export import gemma_config, gemma_gguf
 from yearling.models.spec import ModelSpec
 from yearling.models.weights import Role, WeightName
 
@@ -62,6 +63,8 @@ family = families.register(
         names=names,
         gguf_architectures=("gemma",),
         spec_from_gguf=spec_from_gguf,
+        config_from_spec=gemma_config,
+        gguf_from_spec=gemma_gguf,
         ignored=("rotary_emb.inv_freq",),
     ),
     __name__,

@@ -18,6 +18,7 @@ from yearling.models.gemma_like import (
     gemma_like_spec_from_gguf,
     with_score_scale,
 )
+from yearling.models.gemma_like_export import gemma2_config, gemma2_gguf
 from yearling.models.llama_like import change_attention, windows_from_config
 from yearling.models.llama_like_gguf import own_settings
 from yearling.models.spec import ModelSpec
@@ -71,7 +72,8 @@ def spec_from_gguf(file: "GgufFile") -> ModelSpec:
         spec = with_score_scale(spec, own.label, spec.width / own.integer("attention.head_count"))
     window = own.integer("attention.sliding_window", _WINDOW, minimum=1)
     windows = _every_second(window, len(spec.layers))
-    return _with_parts(spec, own, "attn_logit_softcapping", windows)
+    caps = Fields({"attn_logit_softcapping": _SCORE_CAP, **own.values}, own.label)
+    return _with_parts(spec, caps, "attn_logit_softcapping", windows)
 
 
 def _every_second(window: int, num_layers: int) -> list[int | None]:
@@ -96,6 +98,8 @@ family = families.register(
         names=names,
         gguf_architectures=("gemma2",),
         spec_from_gguf=spec_from_gguf,
+        config_from_spec=gemma2_config,
+        gguf_from_spec=gemma2_gguf,
         ignored=("rotary_emb.inv_freq",),
     ),
     __name__,

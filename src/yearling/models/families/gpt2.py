@@ -9,13 +9,16 @@ Source: Radford et al. 2019, "Language models are unsupervised multitask learner
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from yearling.models.export_parts import is_tied
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
+from yearling.models.gguf_export import gguf_settings
 from yearling.models.hugging_face_config import (
     COMMON_KEYS,
     activation_from_config,
+    activation_to_config,
     banded_windows,
 )
 from yearling.models.llama_like_gguf import norm_from_gguf, own_settings, vocabulary_from_gguf
@@ -68,8 +71,8 @@ _CONFIG_KEYS = COMMON_KEYS | {
     *("vocab_size", "window_size"),
 }
 _GGUF_KEYS = {
-    *("attention.head_count", "attention.layer_norm_epsilon", "block_count", "context_length"),
-    *("embedding_length", "feed_forward_length"),
+    *("attention.head_count", "attention.head_count_kv", "attention.layer_norm_epsilon"),
+    *("block_count", "context_length", "embedding_length", "feed_forward_length"),
 }
 
 
@@ -114,6 +117,8 @@ def spec_from_gguf(file: "GgufFile") -> ModelSpec:
     own.refuse_unknown(_GGUF_KEYS)
     width = read_width(own, "embedding_length")
     heads = read_heads(own, "attention.head_count")
+    if read_heads(own, "attention.head_count_kv", heads) != heads:
+        raise own.error("attention.head_count_kv", f"must equal the {heads} query heads")
     context = read_context(own, "context_length")
     norm = norm_from_gguf(file, "layer")
     hidden = read_hidden(own, "feed_forward_length", 4 * width)
@@ -145,6 +150,47 @@ def _layer(
     return LayerSpec(attention, mlp, Serial(norm, norm))
 
 
+def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write config.json; GPT-3's bands go by the names that GPT-Neo gave them.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    attentions = [layer.mixer for layer in spec.layers if isinstance(layer.mixer, Attention)]
+    mlp, norm = spec.layers[0].mlp, spec.final_norm
+    assert isinstance(mlp, Plain), "GPT-2 has no gates"
+    assert norm is not None, "GPT-2 ends in a norm"
+    bands = sorted({attention.window or 0 for attention in attentions})
+    config = {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "activation_function": activation_to_config(mlp.activation),
+        "layer_norm_epsilon": norm.epsilon,
+        "n_embd": spec.width,
+        "n_head": attentions[0].heads,
+        "n_inner": mlp.hidden,
+        "n_layer": len(spec.layers),
+        "n_positions": spec.context,
+        "scale_attn_by_inverse_layer_idx": attentions[0].scale != attentions[-1].scale,
+        "scale_attn_weights": attentions[0].scale != 1,
+        "tie_word_embeddings": is_tied(spec),
+        "vocab_size": spec.vocabulary,
+    }
+    if bands != [0]:
+        kinds = ["global" if attention.window is None else "local" for attention in attentions]
+        config |= {"attention_layers": kinds, "window_size": bands[-1]}
+    return config
+
+
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    return gguf_settings(spec, "gpt2")
+
+
 family = families.register(
     Family(
         model_types=("gpt2",),
@@ -152,6 +198,8 @@ family = families.register(
         names=names,
         gguf_architectures=("gpt2",),
         spec_from_gguf=spec_from_gguf,
+        config_from_spec=config_from_spec,
+        gguf_from_spec=gguf_from_spec,
         prefixes=("transformer.",),
         ignored=(".attn.bias", ".attn.masked_bias"),
     ),

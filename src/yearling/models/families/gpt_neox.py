@@ -7,12 +7,24 @@ Source: Black et al. 2022, arXiv:2204.06745.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from yearling.models.export_parts import is_tied, rotary_of, shared_parts
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
-from yearling.models.hugging_face_config import COMMON_KEYS, activation_from_config
-from yearling.models.llama_like_gguf import norm_from_gguf, own_settings, vocabulary_from_gguf
+from yearling.models.gguf_export import gguf_settings
+from yearling.models.hugging_face_config import (
+    COMMON_KEYS,
+    activation_from_config,
+    activation_to_config,
+)
+from yearling.models.llama_like_gguf import (
+    ROTARY_GGUF_KEYS,
+    norm_from_gguf,
+    own_settings,
+    vocabulary_from_gguf,
+)
+from yearling.models.rotary_export import rotary_to_config
 from yearling.models.rotary_settings import partial_rotary_from_config, rotary_from_gguf
 from yearling.models.sizes import read_context, read_heads, read_hidden, read_layers, read_width
 from yearling.models.spec import (
@@ -76,15 +88,14 @@ _CONFIG_KEYS = COMMON_KEYS | {
     "use_parallel_residual",
     "vocab_size",
 }
-_GGUF_KEYS = {
+_GGUF_KEYS = ROTARY_GGUF_KEYS | {
     "attention.head_count",
+    "attention.head_count_kv",
     "attention.layer_norm_epsilon",
     "block_count",
     "context_length",
     "embedding_length",
     "feed_forward_length",
-    "rope.dimension_count",
-    "rope.freq_base",
     "use_parallel_residual",
 }
 
@@ -145,7 +156,12 @@ def spec_from_gguf(file: "GgufFile") -> ModelSpec:
     rotary = rotary_from_gguf(file, Fields(file.metadata, str(file.path)), dims)
     with own.checked():
         attention = Attention(
-            heads, heads, width // heads, rotary, has_qkv_bias=True, has_output_bias=True
+            heads,
+            read_heads(own, "attention.head_count_kv", heads),
+            width // heads,
+            rotary,
+            has_qkv_bias=True,
+            has_output_bias=True,
         )
     return _spec(
         attention,
@@ -185,6 +201,44 @@ def _spec(
     )
 
 
+def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write config.json.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    attention, mlp, norm = shared_parts(spec)
+    rotary = rotary_to_config(rotary_of(attention))
+    return {
+        "architectures": ["GPTNeoXForCausalLM"],
+        "model_type": "gpt_neox",
+        "attention_bias": attention.has_qkv_bias,
+        "hidden_act": activation_to_config(mlp.activation),
+        "hidden_size": spec.width,
+        "intermediate_size": mlp.hidden,
+        "layer_norm_eps": norm.epsilon,
+        "max_position_embeddings": spec.context,
+        "num_attention_heads": attention.heads,
+        "num_hidden_layers": len(spec.layers),
+        "rotary_emb_base": rotary.pop("rope_theta"),
+        "rotary_pct": rotary_of(attention).dims / attention.head_dim,
+        **rotary,
+        "tie_word_embeddings": is_tied(spec),
+        "use_parallel_residual": isinstance(spec.layers[0].residual, Parallel),
+        "vocab_size": spec.vocabulary,
+    }
+
+
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata of architecture `gptneox`.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    is_parallel = isinstance(spec.layers[0].residual, Parallel)
+    return gguf_settings(spec, "gptneox", use_parallel_residual=is_parallel)
+
+
 family = families.register(
     Family(
         model_types=("gpt_neox",),
@@ -192,6 +246,8 @@ family = families.register(
         names=names,
         gguf_architectures=("gptneox",),
         spec_from_gguf=spec_from_gguf,
+        config_from_spec=config_from_spec,
+        gguf_from_spec=gguf_from_spec,
         ignored=("attention.bias", "attention.masked_bias", "rotary_emb.inv_freq"),
     ),
     __name__,

@@ -4,18 +4,19 @@ Source: Cai et al. 2024, arXiv:2403.17297.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
 from yearling.models.llama_like import LLAMA_KEYS, llama_like_spec
+from yearling.models.llama_like_export import llama_like_config, llama_like_gguf
 from yearling.models.llama_like_gguf import (
     LLAMA_GGUF_KEYS,
     interleaved_row_order,
     llama_like_spec_from_gguf,
     own_settings,
 )
-from yearling.models.spec import ModelSpec
+from yearling.models.spec import Attention, ModelSpec
 from yearling.models.weights import Role, WeightName
 
 if TYPE_CHECKING:
@@ -67,6 +68,28 @@ def spec_from_gguf(file: "GgufFile") -> ModelSpec:
     return llama_like_spec_from_gguf(file, "internlm2")
 
 
+def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write config.json.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    attention = spec.layers[0].mixer
+    config = llama_like_config(spec, "internlm2", "InternLM2ForCausalLM")
+    assert isinstance(attention, Attention), "has just been read as such"
+    del config["head_dim"]
+    return config | {"bias": attention.has_qkv_bias}
+
+
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    return llama_like_gguf(spec, "internlm2")
+
+
 family = families.register(
     Family(
         model_types=("internlm2",),
@@ -74,6 +97,8 @@ family = families.register(
         names=names,
         gguf_architectures=("internlm2",),
         spec_from_gguf=spec_from_gguf,
+        config_from_spec=config_from_spec,
+        gguf_from_spec=gguf_from_spec,
         gguf_row_order=interleaved_row_order,
         ignored=("rotary_emb.inv_freq",),
     ),

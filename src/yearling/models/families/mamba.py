@@ -8,8 +8,10 @@ Source: Gu and Dao 2023, arXiv:2312.00752.
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from yearling.core.errors import ModelFormatError
+from yearling.models.export_parts import is_tied
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
 from yearling.models.hugging_face_config import COMMON_KEYS
@@ -129,6 +131,70 @@ def _spec(
     )
 
 
+def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write config.json.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    mixer, norm = _parts(spec)
+    config = {
+        "architectures": ["MambaForCausalLM"],
+        "model_type": "mamba",
+        "conv_kernel": mixer.convolution,
+        "hidden_size": spec.width,
+        "intermediate_size": mixer.inner,
+        "layer_norm_epsilon": norm.epsilon,
+        "num_hidden_layers": len(spec.layers),
+        "state_size": mixer.state,
+        "tie_word_embeddings": is_tied(spec),
+        "time_step_rank": mixer.rank,
+        "use_bias": mixer.has_projection_bias,
+        "use_conv_bias": mixer.has_convolution_bias,
+        "vocab_size": spec.vocabulary,
+    }
+    # transformers reads no width of the scan, only this factor.
+    return config if mixer.inner % spec.width else config | {"expand": mixer.inner // spec.width}
+
+
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    mixer, norm = _parts(spec)
+    if mixer.inner != 2 * spec.width or not mixer.has_convolution_bias:
+        raise ModelFormatError(
+            "llama.cpp knows Mamba with a scan of twice the width and a bias on its convolution "
+            f"only; here the scan is {mixer.inner} of {spec.width} wide, and "
+            f"use_conv_bias={str(mixer.has_convolution_bias).lower()}."
+        )
+    own = {
+        "attention.head_count": 0,
+        "attention.layer_norm_rms_epsilon": norm.epsilon,
+        "block_count": len(spec.layers),
+        "context_length": spec.context,
+        "embedding_length": spec.width,
+        "feed_forward_length": 0,
+        "ssm.conv_kernel": mixer.convolution,
+        "ssm.inner_size": mixer.inner,
+        "ssm.state_size": mixer.state,
+        "ssm.time_step_rank": mixer.rank,
+    }
+    return {
+        "general.architecture": "mamba",
+        **{f"mamba.{key}": value for key, value in own.items()},
+    }
+
+
+def _parts(spec: ModelSpec) -> tuple[StateSpace, Norm]:
+    mixer, norm = spec.layers[0].mixer, spec.final_norm
+    assert isinstance(mixer, StateSpace), "Mamba has nothing else"
+    assert norm is not None, "Mamba ends in a norm"
+    return mixer, norm
+
+
 family = families.register(
     Family(
         model_types=("mamba",),
@@ -136,6 +202,8 @@ family = families.register(
         names=names,
         gguf_architectures=("mamba",),
         spec_from_gguf=spec_from_gguf,
+        config_from_spec=config_from_spec,
+        gguf_from_spec=gguf_from_spec,
     ),
     __name__,
 )

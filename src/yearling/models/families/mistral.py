@@ -48,7 +48,7 @@ def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
     Raises:
         ModelFormatError: a part of the spec has no place there.
     """
-    windows = {layer.mixer.window for layer in spec.layers if isinstance(layer.mixer, Attention)}
+    windows = _windows(spec)
     if len(windows) != 1:
         raise ModelFormatError("a Mistral with windows of several sizes is not written yet.")
     plain = change_attention(spec, lambda _, mixer: replace(mixer, window=None), spec.family)
@@ -62,7 +62,17 @@ def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
     Raises:
         ModelFormatError: a part of the spec has no place there.
     """
+    if windows := _windows(spec) - {None}:
+        raise ModelFormatError(
+            "GGUF's llama has no place for the windows on attention of family mistral. Set "
+            f"sliding_window to null in config.json: up to {windows.pop()} tokens it is the same "
+            "model."
+        )
     return llama_like_gguf(spec, "llama")
+
+
+def _windows(spec: ModelSpec) -> set[int | None]:
+    return {layer.mixer.window for layer in spec.layers if isinstance(layer.mixer, Attention)}
 
 
 family = families.register(

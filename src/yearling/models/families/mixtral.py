@@ -88,10 +88,8 @@ def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
         ModelFormatError: a part of the spec has no place there.
     """
     plain, experts = _of_one_expert(spec)
-    return llama_like_gguf(plain, "llama") | {
-        "llama.expert_count": experts.count,
-        "llama.expert_used_count": experts.active,
-    }
+    counts = {"expert_count": experts.count, "expert_used_count": experts.active}
+    return llama_like_gguf(plain, "llama", **counts)
 
 
 def _of_one_expert(spec: ModelSpec) -> tuple[ModelSpec, Experts]:

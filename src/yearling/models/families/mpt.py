@@ -5,10 +5,12 @@ LLMs".
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from yearling.models.export_parts import is_tied, shared_parts
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
+from yearling.models.gguf_export import gguf_settings
 from yearling.models.hugging_face_config import COMMON_KEYS
 from yearling.models.llama_like_gguf import own_settings, vocabulary_from_gguf
 from yearling.models.sizes import read_context, read_heads, read_hidden, read_layers, read_width
@@ -136,6 +138,52 @@ def spec_from_gguf(file: "GgufFile") -> ModelSpec:
     )
 
 
+def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write config.json.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    attention, mlp, norm = shared_parts(spec)
+    ratio = mlp.hidden / spec.width
+    assert isinstance(attention.positions, Alibi), "every MPT that is read has ALiBi"
+    return {
+        "architectures": ["MptForCausalLM"],
+        "model_type": "mpt",
+        "attn_config": {
+            "alibi": True,
+            "alibi_bias_max": int(attention.positions.max_bias),
+            "attn_type": "multihead_attention",
+            "clip_qkv": attention.clip_qkv,
+            "softmax_scale": attention.scale,
+        },
+        "d_model": spec.width,
+        "expansion_ratio": int(ratio) if ratio.is_integer() else ratio,
+        "layer_norm_epsilon": norm.epsilon,
+        "learned_pos_emb": False,
+        "max_seq_len": spec.context,
+        "n_heads": attention.heads,
+        "n_layers": len(spec.layers),
+        "no_bias": True,
+        "tie_word_embeddings": is_tied(spec),
+        "vocab_size": spec.vocabulary,
+    }
+
+
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    attention, _, _ = shared_parts(spec)
+    assert isinstance(attention.positions, Alibi), "every MPT that is read has ALiBi"
+    metadata = gguf_settings(spec, "mpt", attention__max_alibi_bias=attention.positions.max_bias)
+    if attention.clip_qkv is not None:
+        metadata["mpt.attention.clamp_kqv"] = attention.clip_qkv
+    return metadata
+
+
 family = families.register(
     Family(
         model_types=("mpt",),
@@ -143,6 +191,8 @@ family = families.register(
         names=names,
         gguf_architectures=("mpt",),
         spec_from_gguf=spec_from_gguf,
+        config_from_spec=config_from_spec,
+        gguf_from_spec=gguf_from_spec,
     ),
     __name__,
 )

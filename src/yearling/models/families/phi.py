@@ -4,11 +4,13 @@ Source: Li et al. 2023, arXiv:2309.05463; configuration of microsoft/phi-2.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from yearling.models.export_parts import rotary_of, shared_parts
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
 from yearling.models.llama_like import LLAMA_KEYS, LLAMA_NAMES
+from yearling.models.llama_like_export import llama_like_config, llama_like_gguf
 from yearling.models.llama_like_gguf import (
     LLAMA_GGUF_KEYS,
     llama_like_spec_from_gguf,
@@ -77,6 +79,30 @@ def spec_from_gguf(file: "GgufFile") -> ModelSpec:
     return as_phi(spec, mixer.positions, mlp, norm)
 
 
+def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write config.json.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    attention, _, _ = shared_parts(spec)
+    config = llama_like_config(spec, "phi", "PhiForCausalLM")
+    del config["head_dim"]
+    return config | {
+        "layer_norm_eps": config.pop("rms_norm_eps"),
+        "partial_rotary_factor": rotary_of(attention).dims / attention.head_dim,
+    }
+
+
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata of architecture `phi2`.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    return llama_like_gguf(spec, "phi2")
+
+
 family = families.register(
     Family(
         model_types=("phi",),
@@ -84,6 +110,8 @@ family = families.register(
         names=names,
         gguf_architectures=("phi2",),
         spec_from_gguf=spec_from_gguf,
+        config_from_spec=config_from_spec,
+        gguf_from_spec=gguf_from_spec,
         ignored=("rotary_emb.inv_freq",),
     ),
     __name__,

@@ -8,12 +8,15 @@ Source: Bai et al. 2023, arXiv:2309.16609, section 2.3.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from yearling.core.errors import ModelFormatError
+from yearling.models.export_parts import is_tied, rotary_of, shared_parts
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
 from yearling.models.hugging_face_config import COMMON_KEYS
 from yearling.models.llama_like import change_attention
+from yearling.models.llama_like_export import llama_like_gguf
 from yearling.models.llama_like_gguf import (
     LLAMA_GGUF_KEYS,
     llama_like_spec_from_gguf,
@@ -130,6 +133,59 @@ def spec_from_gguf(file: "GgufFile") -> ModelSpec:
     return change_attention(spec, lambda _, mixer: replace(mixer, has_qkv_bias=True), own.label)
 
 
+def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write config.json.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    attention, mlp, norm = shared_parts(spec)
+    rotary = rotary_of(attention)
+    is_stepped = rotary.scaling is not None and rotary.scaling.kind == "stepped_ntk"
+    trained = spec.context
+    if rotary.scaling is not None:
+        trained = rotary.scaling.original_context
+    elif attention.log_scale is not None:
+        trained = attention.log_scale.trained_length
+    return {
+        "architectures": ["QWenLMHeadModel"],
+        "model_type": "qwen",
+        "hidden_size": spec.width,
+        "intermediate_size": 2 * mlp.hidden,
+        "kv_channels": attention.head_dim,
+        "layer_norm_epsilon": norm.epsilon,
+        "max_position_embeddings": spec.context,
+        "no_bias": True,
+        "num_attention_heads": attention.heads,
+        "num_hidden_layers": len(spec.layers),
+        "rotary_emb_base": rotary.base,
+        "rotary_pct": rotary.dims / attention.head_dim,
+        "scale_attn_weights": True,
+        "seq_length": trained,
+        "tie_word_embeddings": is_tied(spec),
+        "use_dynamic_ntk": is_stepped,
+        "use_logn_attn": attention.log_scale is not None,
+        "vocab_size": spec.vocabulary,
+    }
+
+
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata, which has no way past the trained length.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    attention, mlp, _ = shared_parts(spec)
+    scaling = rotary_of(attention).scaling
+    if attention.log_scale is not None or (scaling and scaling.kind == "stepped_ntk"):
+        raise ModelFormatError(
+            "GGUF keeps neither Qwen's dynamic NTK nor its log-n scaling. Set use_dynamic_ntk and "
+            "use_logn_attn to false in config.json: up to seq_length tokens it is the same model."
+        )
+    metadata = llama_like_gguf(spec, "qwen")
+    return metadata | {"qwen.feed_forward_length": 2 * mlp.hidden}
+
+
 family = families.register(
     Family(
         model_types=("qwen",),
@@ -137,6 +193,8 @@ family = families.register(
         names=names,
         gguf_architectures=("qwen",),
         spec_from_gguf=spec_from_gguf,
+        config_from_spec=config_from_spec,
+        gguf_from_spec=gguf_from_spec,
         ignored=("rotary_emb.inv_freq", "attn.masked_bias"),
     ),
     __name__,

@@ -103,9 +103,7 @@ def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
     Raises:
         ModelFormatError: a part of the spec has no place there.
     """
-    metadata = llama_like_gguf(spec, "stablelm")
-    epsilon = metadata.pop("stablelm.attention.layer_norm_rms_epsilon")
-    return metadata | {"stablelm.attention.layer_norm_epsilon": epsilon}
+    return llama_like_gguf(spec, "stablelm", use_parallel_residual=True)
 
 
 family = families.register(

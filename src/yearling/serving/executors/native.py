@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from yearling.core.errors import ContextLengthError, UnsupportedError
+from yearling.core.errors import UnsupportedError
 from yearling.core.memory import available_bytes
 from yearling.kernels import _native
 from yearling.kernels.program import BLOCK_TOKENS, GroupTables, NativeProgram, StepArrays
@@ -152,7 +152,8 @@ class NativeExecutor:
                 of the free memory when that is less. Memory is taken as blocks fill.
             context: Positions to prepare for; None takes the model's own.
             max_sequences: Sequences that may ask for logits in one step, and have states.
-            max_step_tokens: Tokens one step may hold; an encoder's steps hold its longest text.
+            max_step_tokens: Tokens one step may hold; those of an encoder, and of a model whose
+                prompts see themselves whole, hold the longest text.
             threads: Threads that compute; None takes one per core.
             kernels: `auto`, or an instruction set by name.
 
@@ -166,9 +167,9 @@ class NativeExecutor:
         if kv_type == "auto":
             kv_type = "float16" if model.is_quantized else "float32"
         shapes: tuple[CacheShape, ...] = ()
-        if isinstance(spec.head, Pooling):
+        if model.needs_whole_prompt:
             max_step_tokens = max(max_step_tokens, model.context)
-        else:
+        if not isinstance(spec.head, Pooling):
             demand = CacheDemand(
                 context=model.context,
                 max_sequences=max_sequences,
@@ -264,16 +265,7 @@ class NativeExecutor:
 
     def _chunks(self, num_tokens: int, num_prompt: int) -> list[tuple[int, int]]:
         """Where the steps of one sequence alone start and end."""
-        first = 0
-        if self.needs_whole_prompt:
-            first = min(num_prompt, num_tokens)
-            if first > self.max_step_tokens:
-                raise ContextLengthError(
-                    f"the prompt has {first} tokens, but this model computes a prompt in one "
-                    f"step, which holds {self.max_step_tokens}: load it with a larger "
-                    f"max_step_tokens.",
-                    parameter="prompt",
-                )
+        first = min(num_prompt, num_tokens) if self.needs_whole_prompt else 0
         width = min(self.max_step_tokens, self.max_logit_rows)
         edges = [0, *range(first, num_tokens, width), num_tokens]
         return [(start, end) for start, end in pairwise(edges) if start < end]

@@ -133,6 +133,8 @@ class TorchExecutor:
         weight_type = own if weights == "auto" else weights
         cache_type = weight_type if kv_type == "auto" else kv_type
         context = context or checkpoint.spec.context
+        if cache_layout(checkpoint.spec).needs_whole_prompt:
+            max_step_tokens = max(max_step_tokens, context)
         sizes = _Sizes(checkpoint.spec, context, max_step_tokens, max_sequences, cache_type)
         return cls(
             load_torch_decoder(checkpoint, dtype=_TYPES[weight_type], device=device),

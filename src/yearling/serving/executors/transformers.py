@@ -37,7 +37,7 @@ class TransformersExecutor:
         max_logit_rows: Rows of logits one step may ask for.
         kv_type: Type of what slots keep.
         weights_version: Changes whenever the weights do.
-        needs_whole_prompt: True: an encoder reads a prompt as a whole.
+        needs_whole_prompt: Of an encoder-decoder, whose encoder reads a prompt as a whole.
         can_share_prefixes: False: what one slot keeps cannot be taken over by another.
         weight_bytes: Size of all parameters.
         context: Most tokens of a sequence.
@@ -45,7 +45,6 @@ class TransformersExecutor:
     """
 
     block_size = 16
-    needs_whole_prompt = True
     can_share_prefixes = False
 
     def __init__(
@@ -67,7 +66,10 @@ class TransformersExecutor:
         self.context = context
         self.threads = torch.get_num_threads()
         self._vocabulary = vocabulary
-        is_encoding = model.config.is_encoder_decoder
+        is_encoding = bool(model.config.is_encoder_decoder)
+        self.needs_whole_prompt = is_encoding
+        if is_encoding:  # nothing is allocated for a step's tokens
+            self.max_step_tokens = max(max_step_tokens, context)
         self._reader: _Reader = _EncoderDecoder(model) if is_encoding else _Decoder(model)
         self._slots: dict[int, _Slot] = {}
 
