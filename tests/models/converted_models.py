@@ -1,6 +1,7 @@
 """Tiny models as folders with a tokenizer and a template, as somebody else would publish them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ BYTE_LEVEL = {
     "trim_offsets": True,
     "use_regex": True,
 }
+BFLOAT16 = 0xFFFF0000
 SMOLLM_SPLIT = {"type": "Sequence", "pretokenizers": [_DIGITS, BYTE_LEVEL]}
 
 
@@ -51,17 +53,32 @@ def llama_folder(folder: Path, **changes: Any) -> Path:
         "pad_token_id": 1,
         **changes,
     }
+    return model_folder(folder, settings)
+
+
+def model_folder(folder: Path, settings: Mapping[str, Any], bits: int = 0xFFFFFFFF) -> Path:
+    """A model of any family with random weights and no tokenizer.
+
+    Mamba's state matrix is what it starts from: logarithms of whole numbers.
+
+    Args:
+        bits: Which bits of float32 numbers are kept; `BFLOAT16` are those of published models.
+    """
     family = family_of_model_type(settings["model_type"])
     spec = family.spec_from_config(Fields(settings, "config.json"))
     random = np.random.default_rng(0)
     tensors = {}
-    for place in hugging_face_places(spec, family.names(spec)).values():
+    for weight, place in hugging_face_places(spec, family.names(spec)).items():
         values = random.standard_normal(place.shape, np.float32)
-        is_norm = len(place.shape) == 1
-        tensors[place.name] = values * np.float32(0.1) + 1 if is_norm else values * np.float32(0.05)
+        is_norm = len(place.shape) == 1 and weight.part == "weight"
+        values = values * np.float32(0.1) + 1 if is_norm else values * np.float32(0.05)
+        if weight.role == "state_matrix":
+            tensors[place.name] = np.log(np.broadcast_to(np.arange(1, 9, dtype="f4"), place.shape))
+        else:
+            tensors[place.name] = (values.view(np.uint32) & np.uint32(bits)).view(np.float32)
     folder.mkdir(parents=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps(dict(settings)))
     return folder
 
 

@@ -80,6 +80,8 @@ GGUF_CASES: Mapping[str, GgufCase] = {
         _BAICHUAN
         | {"num_hidden_layers": 40, "max_position_embeddings": None, "model_max_length": 64},
     ),
+    "internlm": GgufCase("internlm", _LLAMA),
+    "skywork": GgufCase("skywork", _LLAMA),
     "internlm2": GgufCase("internlm2", _LLAMA | {"bias": False}),
     "stablelm": GgufCase("stablelm", _LLAMA),
     "phi": GgufCase("phi", _LLAMA | {"num_key_value_heads": 4}),
@@ -171,7 +173,7 @@ def _random(weight: Weight, random: np.random.Generator) -> StoredTensor:
 
 
 _CHARACTERS = [chr(code) for code in range(33, 33 + VOCABULARY - 4)]
-_TOKENIZER = {
+_TOKENIZER: Mapping[str, Any] = {
     "tokenizer.ggml.model": "gpt2",
     "tokenizer.ggml.pre": "default",
     "tokenizer.ggml.tokens": ["<|end|>", *_CHARACTERS, "Ġ", "Ċ", "ab"],

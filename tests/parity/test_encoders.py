@@ -154,6 +154,21 @@ def test_every_part_shows(tiny: tuple[Path, Any], part: str) -> None:
     assert np.abs(ours - theirs).max() > 100 * TOLERANCE
 
 
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_decoder_that_pools_its_last_token_is_an_encoder_too(tmp_path: Path, executor: str) -> None:
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(4)
+    sizes = CONFIG | {"num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True}
+    model = Qwen3ForCausalLM(Qwen3Config(**sizes)).eval()
+    model.save_pretrained(tmp_path)
+    write_modules(tmp_path, {"pooling_mode_lasttoken": True}, is_normalised=True)
+    ours = embed(tmp_path, executor, lambda spec: spec)
+    theirs = expected(model.model, POOLINGS["lasttoken"], is_normalised=True)
+    np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
+
+
 @pytest.mark.slow
 def test_minilm_gives_the_vectors_of_transformers(minilm_path: Path) -> None:
     from transformers import AutoModel, AutoTokenizer

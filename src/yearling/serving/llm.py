@@ -354,7 +354,8 @@ class LLM:
         template = self._model.chat_template
         if template is None:
             raise UnsupportedError(
-                f"{self._model.name} has no chat template, so it cannot chat: use generate().",
+                f"{self._model.name} has no chat template, so it cannot chat: name one "
+                "(chat_template=, --chat-template) or use generate().",
                 parameter="messages",
             )
         return template.encode(parse_messages(messages))

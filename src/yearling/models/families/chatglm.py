@@ -43,7 +43,14 @@ from yearling.models.weights import Role, WeightName
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family", "names", "spec_from_config", "spec_from_gguf"]
+__all__ = [
+    "config_from_spec",
+    "family",
+    "gguf_from_spec",
+    "names",
+    "spec_from_config",
+    "spec_from_gguf",
+]
 
 _FIRST = "transformer.layers.{layer}."
 _FIRST_FUSED = WeightName(f"{_FIRST}attention.query_key_value", rows="groups")

@@ -46,7 +46,14 @@ from yearling.models.weights import Role, WeightName
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family", "names", "spec_from_config", "spec_from_gguf"]
+__all__ = [
+    "config_from_spec",
+    "family",
+    "gguf_from_spec",
+    "names",
+    "spec_from_config",
+    "spec_from_gguf",
+]
 
 _LAYER = "transformer.h.{layer}."
 _FUSED = WeightName(f"{_LAYER}self_attention.query_key_value", "blk.{layer}.attn_qkv", "groups")

@@ -43,7 +43,14 @@ from yearling.models.weights import Role, WeightName
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family", "names", "spec_from_config", "spec_from_gguf"]
+__all__ = [
+    "config_from_spec",
+    "family",
+    "gguf_from_spec",
+    "names",
+    "spec_from_config",
+    "spec_from_gguf",
+]
 
 _NAMES: Mapping[Role, WeightName] = {
     "embedding": WeightName("gpt_neox.embed_in", "token_embd"),

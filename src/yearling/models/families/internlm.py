@@ -4,6 +4,7 @@ Source: InternLM Team 2023, the technical report of June; configuration of Inter
 """
 
 from dataclasses import replace
+from typing import Any
 
 from yearling.models.families import Family, families
 from yearling.models.fields import Fields
@@ -13,9 +14,11 @@ from yearling.models.llama_like import (
     llama_like_names,
     llama_like_spec,
 )
+from yearling.models.llama_like_export import llama_like_gguf
+from yearling.models.llama_like_gguf import interleaved_row_order
 from yearling.models.spec import ModelSpec, Rotary, RotaryScaling
 
-__all__ = ["family", "spec_from_config"]
+__all__ = ["family", "gguf_from_spec", "spec_from_config"]
 
 _BASE = 10_000.0
 
@@ -53,12 +56,23 @@ def _scaling(settings: Fields, context: int) -> RotaryScaling | None:
     return RotaryScaling("dynamic_ntk", factor, context)
 
 
+def gguf_from_spec(spec: ModelSpec) -> dict[str, Any]:
+    """Write GGUF metadata of architecture `llama`, which computes the same.
+
+    Raises:
+        ModelFormatError: a part of the spec has no place there.
+    """
+    return llama_like_gguf(spec, "llama")
+
+
 family = families.register(
     Family(
         model_types=("internlm",),
         spec_from_config=spec_from_config,
         names=llama_like_names,
+        gguf_row_order=interleaved_row_order,
         ignored=("rotary_emb.inv_freq",),
+        gguf_from_spec=gguf_from_spec,
     ),
     __name__,
 )

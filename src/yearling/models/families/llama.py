@@ -82,6 +82,7 @@ family = families.register(
         model_types=("llama",),
         spec_from_config=spec_from_config,
         names=llama_like_names,
+        prefixes=("model.",),
         gguf_architectures=("llama",),
         spec_from_gguf=spec_from_gguf,
         gguf_row_order=interleaved_row_order,

@@ -80,6 +80,7 @@ family = families.register(
         model_types=("mistral",),
         spec_from_config=spec_from_config,
         names=llama_like_names,
+        prefixes=("model.",),
         gguf_row_order=interleaved_row_order,
         ignored=("rotary_emb.inv_freq",),
         config_from_spec=config_from_spec,

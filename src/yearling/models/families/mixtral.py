@@ -33,6 +33,7 @@ _CONFIG_KEYS = LLAMA_KEYS | {
     "router_jitter_noise",  # training only
     "sliding_window",
 }
+_DEFAULTS = {"rms_norm_eps": 1e-5, "rope_theta": 1e6}  # others than LLaMA's
 _BLOCK = "model.layers.{layer}.block_sparse_moe"
 _NAMES: Mapping[Role, WeightName] = {
     **LLAMA_NAMES,
@@ -55,7 +56,7 @@ def spec_from_config(config: Fields) -> ModelSpec:
         ModelFormatError: a value is missing, out of range, or asks for something unknown.
     """
     config.refuse_unknown(_CONFIG_KEYS)
-    spec = llama_like_spec(config, "mixtral")
+    spec = llama_like_spec(Fields({**_DEFAULTS, **config.values}, config.label), "mixtral")
     count = read_heads(config, "num_local_experts")
     active = config.integer("num_experts_per_tok", minimum=1, maximum=count)
     expert = spec.layers[0].mlp

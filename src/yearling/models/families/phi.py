@@ -29,7 +29,14 @@ from yearling.models.weights import Role, WeightName
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family", "names", "spec_from_config", "spec_from_gguf"]
+__all__ = [
+    "config_from_spec",
+    "family",
+    "gguf_from_spec",
+    "names",
+    "spec_from_config",
+    "spec_from_gguf",
+]
 
 _CONFIG_KEYS = LLAMA_KEYS - {"rms_norm_eps"} | {
     "embd_pdrop",  # training only

@@ -41,7 +41,14 @@ from yearling.models.weights import Role, WeightName
 if TYPE_CHECKING:
     from yearling.models.checkpoint.gguf import GgufFile
 
-__all__ = ["family", "names", "spec_from_config", "spec_from_gguf"]
+__all__ = [
+    "config_from_spec",
+    "family",
+    "gguf_from_spec",
+    "names",
+    "spec_from_config",
+    "spec_from_gguf",
+]
 
 _CONFIG_KEYS = COMMON_KEYS | {
     *("attn_dropout_prob", "emb_dropout_prob", "initializer_range"),  # training only
@@ -141,9 +148,9 @@ def config_from_spec(spec: ModelSpec) -> dict[str, Any]:
     """
     attention, mlp, norm = shared_parts(spec)
     rotary = rotary_of(attention)
-    is_stepped = rotary.scaling is not None and rotary.scaling.kind == "stepped_ntk"
     trained = spec.context
-    if rotary.scaling is not None:
+    is_stepped = rotary.scaling is not None and rotary.scaling.kind == "stepped_ntk"
+    if rotary.scaling is not None and is_stepped:
         trained = rotary.scaling.original_context
     elif attention.log_scale is not None:
         trained = attention.log_scale.trained_length

@@ -66,6 +66,7 @@ family = families.register(
         model_types=("qwen2",),
         spec_from_config=spec_from_config,
         names=llama_like_names,
+        prefixes=("model.",),
         gguf_architectures=("qwen2",),
         spec_from_gguf=spec_from_gguf,
         ignored=("rotary_emb.inv_freq",),

@@ -103,6 +103,7 @@ family = families.register(
         model_types=("qwen3",),
         spec_from_config=spec_from_config,
         names=names,
+        prefixes=("model.",),
         gguf_architectures=("qwen3",),
         spec_from_gguf=spec_from_gguf,
         ignored=("rotary_emb.inv_freq",),
