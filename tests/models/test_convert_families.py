@@ -66,7 +66,7 @@ def test_codes_come_back_in_fused_and_stacked_tensors(tmp_path: Path, name: str)
     assert _same_bytes(tmp_path / "m.gguf", tmp_path / "again.gguf")
 
 
-def test_trained_state_matrix_changes_in_the_last_bit_at_most(tmp_path: Path) -> None:
+def test_trained_state_matrix_comes_back_within_rounding(tmp_path: Path) -> None:
     published = _publish(tmp_path / "published", "mamba")
     tensors = load_file(published / "model.safetensors")
     random = np.random.default_rng(1)
@@ -76,10 +76,11 @@ def test_trained_state_matrix_changes_in_the_last_bit_at_most(tmp_path: Path) ->
     save_file(tensors, published / "model.safetensors")
     convert(published, tmp_path / "m.gguf")
     convert(tmp_path / "m.gguf", tmp_path / "back")
-    for path in ("m.gguf", "back"):
-        (change,) = compare_models(published, tmp_path / path)
-        assert 0 < change.changed_values < 500
-        assert change.relative_error < 1e-8
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    assert {name for name in back if not np.array_equal(back[name], tensors[name])} == {
+        f"backbone.layers.{layer}.mixer.A_log" for layer in range(2)
+    }
+    assert max(np.abs(back[name] - tensors[name]).max() for name in back) < 1e-7
 
 
 @pytest.mark.parametrize("name", _OURS)

@@ -1,4 +1,4 @@
-"""Settings read back before a file is written: what counts as another model, and how it is named."""
+"""Settings read back before a file is written: what is another model, and its name."""
 
 from dataclasses import replace
 
