@@ -19,6 +19,8 @@ from yearling.models.conversion_check import compare_models
 from yearling.models.convert import convert
 from yearling.models.families import families
 
+pytestmark = pytest.mark.slow
+
 # Whose class comes with their files, so transformers alone has none.
 _OWN_CODE = {"baichuan", "chatglm", "internlm", "internlm2", "qwen", "skywork"}
 _FUSED = ["mixtral", "internlm2", "qwen", "falcon", "gpt_neox", "chatglm2", "gpt2", "mpt", "mamba"]

@@ -39,6 +39,8 @@ from yearling.models.torch_decoder.rotary import angles_of
 from yearling.models.torch_decoder.segments import positions_of
 from yearling.models.torch_decoder.state_space import selective_scan
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"vocab_size": 97, "eos_token_id": 2, "bos_token_id": 1}
 LLAMA = {
     "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 2, "num_attention_heads": 4,

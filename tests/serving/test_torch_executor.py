@@ -18,6 +18,8 @@ from yearling.serving.engine import Engine, EngineConfig
 from yearling.serving.executor import GroupBlocks, SampleInput, SequenceInput
 from yearling.serving.executors.torch import TorchExecutor
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [np.random.default_rng(n).integers(0, 50, n).tolist() for n in (3, 40, 17, 1, 29)]
 
 

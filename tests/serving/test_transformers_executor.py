@@ -14,6 +14,8 @@ from yearling.serving.engine import Engine, EngineConfig
 from yearling.serving.executor import GroupBlocks, SequenceInput
 from yearling.serving.executors.transformers import TransformersExecutor
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = [np.random.default_rng(n).integers(3, 60, n).tolist() for n in (4, 11, 7)]
 SIZES = {
     "T5ForConditionalGeneration": ("T5Config", {"d_model": 32, "d_kv": 8, "d_ff": 48,

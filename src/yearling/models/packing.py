@@ -109,7 +109,9 @@ class Packer:
     def _pack(
         self, wanted: Sequence[Weight], kind: WeightKind, change: Change | None
     ) -> list[_native.Linear]:
-        tensors = [to_core_format(self._checkpoint.weight(weight)) for weight in wanted]
+        tensors = [self._checkpoint.weight(weight) for weight in wanted]
+        if kind == "auto":  # any other kind starts from the exact numbers
+            tensors = [to_core_format(tensor) for tensor in tensors]
         if change is not None:
             kind = "float16" if kind == "auto" and tensors[0].format != "F32" else kind
             tensors = [_changed(tensor, change) for tensor in tensors]
