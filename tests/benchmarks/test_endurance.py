@@ -7,12 +7,12 @@ import pytest
 from benchmarks.endurance.run import Course, Report, Settings, run_model
 from benchmarks.endurance.tiny_models import CONFIGURATIONS
 
-FLAT = Course(1000.0, 990.0, 100.0, 99.0, 50.0, 51.0, 1.0)
+FLAT = Course(1000.0, 990.0, 100.0, 99.0, 0.99, 0.99, 50.0, 51.0, 1.0)
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"prefill_last": 940.0}, {"decode_last": 94.0}, {"rss_at_end_mb": 54.1}],
+    [{"prefill_share": 0.94}, {"decode_share": 0.94}, {"rss_most_mb": 54.1}],
     ids=lambda change: next(iter(change)),
 )
 def test_slower_or_larger_fails(change: dict[str, float]) -> None:
