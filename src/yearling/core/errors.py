@@ -2,6 +2,7 @@
 
     YearlingError
     ├── ConfigError            a configuration value or file is wrong
+    ├── DataError              rows that cannot be read, or too many that were dropped
     ├── LineageError           a lineage record is missing, or was changed
     ├── RegistryError          a name nobody registered, or registered twice
     ├── ModelError             a model cannot be found, read or run
@@ -13,6 +14,9 @@
     ├── RequestError           a request that cannot be served as asked
     │   ├── ContextLengthError     prompt and answer do not fit the context window
     │   └── UnsupportedError       a feature this model or build does not have
+    ├── TrainingError          a run cannot start, go on or be resumed
+    │   ├── NonFiniteError         a loss or gradient is not a number; the weights are unchanged
+    │   └── CheckpointError        a training checkpoint is missing, damaged or of another run
     ├── CapacityError          no room now; the same request may succeed later
     └── EngineError            the engine failed while a request was running
         └── WorkerLostError        the worker process of a model ended
@@ -22,8 +26,10 @@ A message says what is wrong, with the values, where they came from, and what to
 
 __all__ = [
     "CapacityError",
+    "CheckpointError",
     "ConfigError",
     "ContextLengthError",
+    "DataError",
     "DownloadError",
     "EngineError",
     "LicenceError",
@@ -31,9 +37,11 @@ __all__ = [
     "ModelError",
     "ModelFormatError",
     "ModelNotFoundError",
+    "NonFiniteError",
     "RegistryError",
     "RequestError",
     "TemplateError",
+    "TrainingError",
     "UnsupportedError",
     "WorkerLostError",
     "YearlingError",
@@ -46,6 +54,10 @@ class YearlingError(Exception):
 
 class ConfigError(YearlingError):
     """A configuration value or file is wrong."""
+
+
+class DataError(YearlingError):
+    """Rows that cannot be read, or more of them dropped than allowed; `file:line` names each."""
 
 
 class LineageError(YearlingError):
@@ -94,6 +106,18 @@ class ContextLengthError(RequestError):
 
 class UnsupportedError(RequestError):
     """A feature that this model or this build does not have."""
+
+
+class TrainingError(YearlingError):
+    """A training run cannot start, go on or be resumed."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or a gradient is not a finite number; the weights are those of the step before."""
+
+
+class CheckpointError(TrainingError):
+    """A training checkpoint is missing, damaged, or of another run."""
 
 
 class CapacityError(YearlingError):

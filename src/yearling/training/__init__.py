@@ -1,0 +1,1 @@
+"""Training: one loop, and a file for each method, optimizer and adapter."""
