@@ -1,11 +1,12 @@
-"""Write the generated parts of docs/: modules, commands, environment variables, families.
+"""Write the generated parts of docs/: modules, commands, environment, families, systems.
 
 .venv/bin/python tools/write_docs.py            # writes them
 .venv/bin/python tools/write_docs.py --check    # fails when they are out of date
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,43 @@ def family_table() -> str:
     return "\n".join([*head, *rows])
 
 
+def system_table() -> str:
+    """Every system of the year, with what was measured or what it waits for."""
+    from yearling.systems.catalogue import list_systems
+    from yearling.systems.report import index_table
+
+    return index_table(list_systems())
+
+
+def system_page(slug: str) -> str:
+    """The claim of a built system, and what it measures here."""
+    from yearling.systems.catalogue import find_listing
+    from yearling.systems.report import page
+
+    return page(find_listing(slug))
+
+
+def _system_makers() -> dict[str, Callable[[], str]]:
+    """One page for each system that is built."""
+    from yearling.systems.catalogue import list_systems
+
+    slugs = [listing.row.slug for listing in list_systems() if listing.system is not None]
+    return {f"systems/{slug}.md": partial(system_page, slug) for slug in slugs}
+
+
+def write_charts() -> None:
+    """Draw the curves of every result that has some, unless its picture is there already."""
+    from yearling.systems.catalogue import list_systems
+    from yearling.systems.report import chart, chart_id
+
+    for listing in list_systems():
+        path = REPOSITORY / "docs" / "systems" / f"{listing.row.slug}.svg"
+        if listing.result is None or not listing.result.curves:
+            continue
+        if not path.exists() or chart_id(listing.result) not in path.read_text("utf-8"):
+            path.write_text(chart(listing.result), "utf-8")
+
+
 def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
     inner = getattr(command, "commands", {})
     if not inner:
@@ -106,8 +144,8 @@ def _plain(text: str | None) -> str:
 
 
 def with_generated(path: Path, text: str) -> str:
-    """The page with its generated part replaced."""
-    page = path.read_text("utf-8")
+    """The page with its generated part replaced; a system's page is begun when there is none."""
+    page = _new_page(path) if _is_new_page(path) else path.read_text("utf-8")
     before, found, rest = page.partition(BEGIN)
     _, closed, after = rest.partition(END)
     if not (found and closed):
@@ -115,11 +153,23 @@ def with_generated(path: Path, text: str) -> str:
     return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
-MAKERS = {
+def _is_new_page(path: Path) -> bool:
+    return path.parent.name == "systems" and not path.exists()
+
+
+def _new_page(path: Path) -> str:
+    from yearling.systems.index import find_row
+
+    return f"# {find_row(path.stem).name}\n\n{BEGIN}\n{END}\n"
+
+
+MAKERS: dict[str, Callable[[], str]] = {
     "map.md": module_map,
     "cli.md": command_reference,
     "http-api.md": environment_variables,
     "families.md": family_table,
+    "systems/index.md": system_table,
+    **_system_makers(),
 }
 
 
@@ -132,6 +182,7 @@ def main() -> None:
     """Write the pages."""
     for name in MAKERS:
         (REPOSITORY / "docs" / name).write_text(page_text(name), "utf-8")
+    write_charts()
 
 
 if __name__ == "__main__":

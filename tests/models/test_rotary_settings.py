@@ -1,5 +1,6 @@
 """Rotary settings of transformers 4 and 5 and of GGUF."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from yearling.core.errors import ModelFormatError
 from yearling.models.checkpoint.gguf import GgufFile
 from yearling.models.fields import Fields
 from yearling.models.rotary import rotary_frequencies
+from yearling.models.rotary_export import rotary_to_config, rotary_to_gguf
 from yearling.models.rotary_settings import rotary_from_config, rotary_from_gguf
 from yearling.models.spec import Rotary, RotaryScaling
 
@@ -38,6 +40,12 @@ def _rotary(config: Mapping[str, object]) -> Rotary:
             {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512},
             RotaryScaling("yarn", 4.0, 512, 1.0, 32.0),
         ),
+        ({"rope_type": "power", "exponent": 0.3}, RotaryScaling("power", exponent=0.3)),
+        ({"rope_type": "truncated"}, RotaryScaling("truncated", 16.0, 2048, 1 / 8, 1.0)),
+        (
+            {"rope_type": "truncated", "factor": 8.0, "low_turns": 0.5, "high_turns": 2.0},
+            RotaryScaling("truncated", 8.0, 2048, 0.5, 2.0),
+        ),
     ],
 )
 def test_scaling_reads_alike_in_both_generations(
@@ -60,6 +68,8 @@ def test_base_defaults_to_ten_thousand() -> None:
         ({"rope_scaling": {"type": "linear", "factor": 0}}, "greater than 0"),
         ({"rope_scaling": {**_LLAMA3, "mscale": 1.0}}, "mscale=1.0 is not known"),
         ({"rope_scaling": {**_LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor=1.0"),
+        ({"rope_scaling": {"rope_type": "power"}}, "exponent is missing"),
+        ({"rope_scaling": {"rope_type": "truncated", "low_turns": 2.0}}, "high_turns=1.0"),
         ({"rope_scaling": "linear"}, "rope_scaling='linear' must be a mapping"),
         ({"rope_theta": float("inf")}, "rope_theta=inf must be finite"),
         (
@@ -75,6 +85,30 @@ def test_base_defaults_to_ten_thousand() -> None:
 def test_unknown_settings_are_refused_by_name(config: Mapping[str, object], words: str) -> None:
     with pytest.raises(ModelFormatError, match=words):
         _rotary(config)
+
+
+@pytest.mark.parametrize(
+    "scaling", [RotaryScaling("power", exponent=0.3), RotaryScaling("truncated", 8.0, 512, 0.5, 2)]
+)
+def test_giraffe_bases_survive_being_written(scaling: RotaryScaling) -> None:
+    rotary = Rotary(8, 5e5, scaling=scaling)
+    assert _rotary(rotary_to_config(rotary)) == rotary
+    with pytest.raises(ModelFormatError, match="GGUF has no place for rotary scaling"):
+        rotary_to_gguf(rotary, "llama")
+
+
+def test_giraffe_bases_are_the_papers_formulas() -> None:
+    dims, base, trained = 16, 10_000.0, 2048
+    plain = [base ** (-2 * j / dims) for j in range(dims // 2)]
+    power, _ = rotary_frequencies(Rotary(dims, base, scaling=RotaryScaling("power", exponent=0.3)))
+    wanted = [plain[j] * (1 - 2 * j / dims) ** 0.3 for j in range(dims // 2)]
+    np.testing.assert_allclose(power, wanted, rtol=1e-6)
+    high = 2 * math.pi / trained
+    cut = RotaryScaling("truncated", 16.0, trained, 1 / 8, 1.0)
+    truncated, _ = rotary_frequencies(Rotary(dims, base, scaling=cut))
+    # 0.00316, 0.001 and 0.000316 lie at 2π/2048 = 0.00307, above its eighth, and below that.
+    assert truncated[:6] == pytest.approx(plain[:6])
+    assert truncated[6:].tolist() == pytest.approx([high / 16, 0.0])
 
 
 def _gguf_rotary(folder: Path, changes: Mapping[str, object], *extra: object) -> Rotary:

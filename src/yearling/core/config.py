@@ -6,17 +6,18 @@ with the file, the line and the override it came from.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from yearling.core.errors import ConfigError
+from yearling.core.section import Choice, Shorthand
 
 __all__ = ["Config", "load_config", "save_config"]
 
@@ -28,6 +29,10 @@ _MASK = "**********"
 class Config(BaseModel):
     """Base of every configuration: frozen, no unknown keys, no infinities.
 
+    Attributes:
+        familiar_names: Keys that other tools have, and the keys that are meant, for messages:
+            `{"learning_rate": "optimizer.lr"}`. Asked of the outermost configuration.
+
     >>> class Server(Config):
     ...     port: int = 8000
     >>> load_config(Server, overrides=["port=8001"]).port
@@ -37,6 +42,7 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True
     )
+    familiar_names: ClassVar[Mapping[str, str]] = {}
 
 
 AnyConfig = TypeVar("AnyConfig", bound=BaseModel)
@@ -166,15 +172,14 @@ def _apply_override(override: str, source: _Source) -> None:
     at = tuple(dotted.strip().split("."))
     if not equals or not all(at):
         raise ConfigError(f"--set {override}: write it as --set section.key=value.")
-    shown = f"--set {dotted}={_MASK if _is_secret(source.kind, at) else raw}"
+    shown = f"--set {dotted}={_MASK if _is_secret(source, at) else raw}"
     try:
         value = yaml.load(raw, Loader=_Loader)  # noqa: S506 - derives from SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"{shown}: the value is not valid YAML.") from error
     section = source.values
     for depth, key in enumerate(at[:-1], start=1):
-        if section.get(key) is None:
-            section[key] = {}
+        section[key] = _expanded(source, at[:depth], section.get(key))
         section = section[key]
         if not isinstance(section, dict):
             inner = ".".join(at[:depth])
@@ -187,9 +192,7 @@ def _explain(detail: ErrorDetails, source: _Source) -> str:
     at = tuple(str(part) for part in detail["loc"])
     dotted = ".".join(at)
     if detail["type"] == "extra_forbidden":
-        keys = list(model.model_fields) if (model := _model_at(source.kind, at[:-1])) else []
-        near = get_close_matches(at[-1], keys, n=3) or sorted(keys)
-        said = f"{_origin([at], source)}Nearest: {', '.join(near)}."
+        said = f"{_origin([at], source)}Nearest: {', '.join(_nearest(source, at))}."
         return _two_lines(f"{dotted} is not a known key", said)
     if detail["type"] == "missing":
         return f"{dotted} is missing: set it in a file or with --set {dotted}=VALUE."
@@ -199,7 +202,7 @@ def _explain(detail: ErrorDetails, source: _Source) -> str:
         # A check across fields names them itself: say where each of those was set.
         named = [leaf for leaf in _leaves(source) if re.search(rf"\b{leaf[-1]}\b", message)]
         return _two_lines(message, _origin(named, source))
-    shown = _MASK if _is_secret(source.kind, at) else _short(detail["input"])
+    shown = _MASK if _is_secret(source, at) else _short(detail["input"])
     return _two_lines(f"{dotted}={shown}: {message}", _origin([at], source))
 
 
@@ -231,22 +234,59 @@ def _short(value: object) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"
 
 
-def _is_secret(kind: type[BaseModel], at: Location) -> bool:
+def _nearest(source: _Source, at: Location) -> Sequence[str]:
+    """Keys that an unknown one may have meant; the section's own when none is like it."""
+    familiar = getattr(source.kind, "familiar_names", {}).get(at[-1])
+    if familiar is not None:
+        return [familiar]
+    keys = _keys_at(source, at[:-1])
+    if near := get_close_matches(at[-1], keys, n=3):
+        return near
+    inner = [(key, name) for key in keys for name in _keys_at(source, (*at[:-1], key))]
+    elsewhere = [f"{key}.{name}" for key, name in inner if name == at[-1]]
+    return elsewhere or sorted(keys)
+
+
+def _keys_at(source: _Source, at: Location) -> list[str]:
+    model = _model_at(source, at)
+    return [] if model is None else list(model.model_fields)
+
+
+def _expanded(source: _Source, at: Location, value: Any) -> Any:
+    """The section that a value stands for: `adamw` for `{name: adamw}`."""
+    if value is None:
+        return {}
+    model = _model_at(source, at[:-1])
+    known = model.model_fields.get(at[-1]) if model is not None else None
+    for mark in known.metadata if known is not None else ():
+        if isinstance(mark, Choice | Shorthand):
+            value = mark.expand(value)
+    return value
+
+
+def _is_secret(source: _Source, at: Location) -> bool:
     """Whether the value, or what holds it, is a secret that must not be printed."""
     for depth, key in enumerate(at):
-        model = _model_at(kind, at[:depth])
+        model = _model_at(source, at[:depth])
         known = model.model_fields.get(key) if model is not None else None
         if known is not None and _mentions_secret(known.annotation):
             return True
     return False
 
 
-def _model_at(kind: type[BaseModel], at: Location) -> type[BaseModel] | None:
+def _model_at(source: _Source, at: Location) -> type[BaseModel] | None:
     """The model whose keys stand at a place, when there is one."""
-    model: type[BaseModel] | None = kind
+    model: type[BaseModel] | None = source.kind
+    value: Any = source.values
     for key in at:
         known = model.model_fields.get(key) if model is not None else None
-        model = next(_models_in(known.annotation), None) if known is not None else None
+        if known is None:
+            return None
+        value = value.get(key) if isinstance(value, Mapping) else None
+        chosen = [
+            mark.config_of(value or {}) for mark in known.metadata if isinstance(mark, Choice)
+        ]
+        model = chosen[0] if chosen else next(_models_in(known.annotation), None)
     return model
 
 

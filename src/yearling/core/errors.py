@@ -18,6 +18,7 @@
     │   ├── NonFiniteError         a loss or gradient is not a number; the weights are unchanged
     │   └── CheckpointError        a training checkpoint is missing, damaged or of another run
     ├── CapacityError          no room now; the same request may succeed later
+    ├── CatalogueError         a system that is not built, or whose check proves nothing
     └── EngineError            the engine failed while a request was running
         └── WorkerLostError        the worker process of a model ended
 
@@ -26,6 +27,7 @@ A message says what is wrong, with the values, where they came from, and what to
 
 __all__ = [
     "CapacityError",
+    "CatalogueError",
     "CheckpointError",
     "ConfigError",
     "ContextLengthError",
@@ -122,6 +124,10 @@ class CheckpointError(TrainingError):
 
 class CapacityError(YearlingError):
     """No room now; the same request may succeed later."""
+
+
+class CatalogueError(YearlingError):
+    """A system of the catalogue that is not built, or whose run proves nothing."""
 
 
 class EngineError(YearlingError):

@@ -5,7 +5,8 @@ limits of time, memory and output (`template_worker`), in the environment transf
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
@@ -16,11 +17,44 @@ from yearling.models.special_text import Marks, SpecialText
 from yearling.models.template_process import template_process
 from yearling.models.tokenizer import Tokenizer
 
-__all__ = ["ChatTemplate"]
+__all__ = ["ChatTemplate", "EncodedPrompt"]
 
 _MAX_TEMPLATE_BYTES = 64 << 10
 _FREE_OUTPUT_CHARACTERS = 64 << 10
 _MAX_OUTPUT_RATIO = 4
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """What a template made of a conversation.
+
+    Attributes:
+        parts: Text and ids of the control tokens that cut it; never two texts together, and
+            none that is empty.
+        ids: The tokens of all of it.
+    """
+
+    parts: tuple[str | int, ...]
+    ids: tuple[int, ...]
+
+    def parts_after(self, start: "EncodedPrompt") -> tuple[str | int, ...] | None:
+        """Give what follows the parts of another prompt, or None where it begins otherwise.
+
+        >>> EncodedPrompt((7, "Hi there", 8), ()).parts_after(EncodedPrompt((7, "Hi"), ()))
+        (' there', 8)
+        """
+        count = len(start.parts)
+        if count == 0:
+            return self.parts
+        own, last = self.parts[:count], start.parts[-1]
+        if len(own) < count or own[:-1] != start.parts[:-1]:
+            return None
+        rest = self.parts[count:]
+        if own[-1] == last:
+            return rest
+        if isinstance(last, int) or isinstance(own[-1], int) or not own[-1].startswith(last):
+            return None
+        return (own[-1][len(last) :], *rest)
 
 
 class ChatTemplate:
@@ -123,6 +157,40 @@ class ChatTemplate:
             UnsupportedError: the template has no place for tools, or for calls of them.
             RequestError: a text cannot be encoded.
         """
+        marks, text = self._run_marked(messages, tools, add_generation_prompt)
+        return self._ids(marks, text)
+
+    def encode_prompt(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> EncodedPrompt:
+        """Turn a conversation into the same ids as `encode` does, and say what they stand for.
+
+        Training needs both: the parts tell what a template wrote, whatever tokens it became.
+
+        Args:
+            messages: The conversation.
+            tools: Function definitions in OpenAI's form.
+            add_generation_prompt: Whether to end with the start of an assistant's turn.
+
+        Raises:
+            TemplateError: the template refuses the messages, fails, or takes too much.
+            UnsupportedError: the template has no place for tools, or for calls of them.
+            RequestError: a text cannot be encoded.
+        """
+        marks, text = self._run_marked(messages, tools, add_generation_prompt)
+        return EncodedPrompt(_joined(marks.parts(text)), tuple(self._ids(marks, text)))
+
+    def _run_marked(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        add_generation_prompt: bool,
+    ) -> tuple[Marks, str]:
+        """Run the template with marks in the place of special-token text from outside."""
         marks = Marks(self._special_text)
         variables = self._variables(messages, tools)
         protected = {
@@ -130,10 +198,12 @@ class ChatTemplate:
             "messages": [marks.protect_message(message) for message in variables["messages"]],
             "tools": marks.protect(variables["tools"]),
         }
-        prompt = self._run(protected, add_generation_prompt)
+        return marks, self._run(protected, add_generation_prompt)
+
+    def _ids(self, marks: Marks, text: str) -> list[int]:
         if not marks.literals:
-            return self._tokenizer.encode(prompt, parse_special=True)
-        return self._tokenizer.encode_parts(marks.parts(prompt))
+            return self._tokenizer.encode(text, parse_special=True)
+        return self._tokenizer.encode_parts(marks.parts(text))
 
     def _run(self, variables: dict[str, Any], add_generation_prompt: bool) -> str:
         given = {key: text for key, text in self._named_tokens.items() if text is not None}
@@ -198,6 +268,17 @@ class ChatTemplate:
 
 def _text_of(tokenizer: Tokenizer, token_id: int | None) -> str | None:
     return None if token_id is None else tokenizer.token_bytes(token_id).decode(errors="replace")
+
+
+def _joined(parts: Iterable[str | int]) -> tuple[str | int, ...]:
+    """Put neighbouring texts together."""
+    joined: list[str | int] = []
+    for part in parts:
+        if isinstance(part, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += part
+        elif part != "":
+            joined.append(part)
+    return tuple(joined)
 
 
 def _tool_call(call: ToolCall, where: str) -> dict[str, Any]:

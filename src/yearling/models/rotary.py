@@ -8,7 +8,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from yearling.core.errors import UnsupportedError
 from yearling.kernels.ops import Stretch
 from yearling.models.spec import Rotary, RotaryScaling
 
@@ -35,9 +34,6 @@ def rotary_frequencies(rotary: Rotary) -> tuple[NDArray[np.float32], float]:
     For a two-dimensional layout these are the dims/4 pairs of either half. A base that grows
     with the sequence, `rotary_stretch`, gives the frequencies of the trained length.
 
-    Raises:
-        UnsupportedError: a scaling nobody computes yet.
-
     >>> frequencies, factor = rotary_frequencies(Rotary(dims=4, base=100.0))
     >>> frequencies.tolist(), factor
     ([1.0, 0.10000000149011612], 1.0)
@@ -58,11 +54,10 @@ def rotary_frequencies(rotary: Rotary) -> tuple[NDArray[np.float32], float]:
             return _llama3(plain, scaling), 1.0
         case "yarn":
             return _yarn(plain, rotary, scaling)
-        case kind:
-            raise UnsupportedError(
-                f"rotary scaling {kind!r} is not computed yet; none, linear, ntk, dynamic_ntk, "
-                "stepped_ntk, llama3 and yarn are."
-            )
+        case "power":
+            return _power(plain, scaling), 1.0
+        case "truncated":
+            return _truncated(plain, scaling), 1.0
 
 
 def _frequencies(dims: int, base: float) -> NDArray[np.float32]:
@@ -97,3 +92,20 @@ def _yarn(
     if factor is None:
         factor = 0.1 * math.log(scaling.factor) + 1.0 if scaling.factor > 1 else 1.0
     return (stretched * (1 - kept) + plain * kept).astype(np.float32), factor
+
+
+def _power(plain: NDArray[np.float32], scaling: RotaryScaling) -> NDArray[np.float32]:
+    """Slow the slow frequencies most: θ_j · (1 - 2j/d)^exponent (Pal et al. 2023, 2308.10882)."""
+    shares = 1 - np.arange(len(plain), dtype=np.float64) / len(plain)
+    return (plain * shares**scaling.exponent).astype(np.float32)
+
+
+def _truncated(plain: NDArray[np.float32], scaling: RotaryScaling) -> NDArray[np.float32]:
+    """Keep fast frequencies, make those between one constant, and stop slow ones (ibid.).
+
+    The slow ones never complete a turn in training, so their angles at longer distances are new.
+    """
+    turn = 2 * math.pi / scaling.original_context
+    low, high = scaling.low_frequency * turn, scaling.high_frequency * turn
+    between = np.where(plain > np.float32(low), np.float32(high / scaling.factor), np.float32(0))
+    return np.where(plain >= np.float32(high), plain, between).astype(np.float32)

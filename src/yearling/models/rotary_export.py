@@ -14,11 +14,17 @@ if TYPE_CHECKING:
 
 __all__ = ["gguf_divisors", "rotary_to_config", "rotary_to_gguf"]
 
-_CONFIG_KINDS = {"linear": "linear", "dynamic_ntk": "dynamic", "yarn": "yarn", "llama3": "llama3"}
+_CONFIG_KINDS = {
+    **{"linear": "linear", "dynamic_ntk": "dynamic", "yarn": "yarn", "llama3": "llama3"},
+    **{"power": "power", "truncated": "truncated"},
+}
 
 
 def rotary_to_config(rotary: Rotary) -> dict[str, Any]:
     """Write `rope_theta` and `rope_scaling`, as every version of transformers reads them.
+
+    Giraffe's two bases are written too, in the form that `rotary_settings` shows; transformers
+    refuses them.
 
     Raises:
         ModelFormatError: config.json has no such scaling.
@@ -32,12 +38,18 @@ def rotary_to_config(rotary: Rotary) -> dict[str, Any]:
         return settings
     if scaling.kind not in _CONFIG_KINDS:
         raise ModelFormatError(f"config.json has no place for rotary scaling {scaling.kind!r}.")
-    written: dict[str, Any] = {"rope_type": _CONFIG_KINDS[scaling.kind], "factor": scaling.factor}
+    written: dict[str, Any] = {"rope_type": _CONFIG_KINDS[scaling.kind]}
+    if scaling.kind == "power":
+        return settings | {"rope_scaling": written | {"exponent": scaling.exponent}}
+    written["factor"] = scaling.factor
     if scaling.kind != "linear":
         written["original_max_position_embeddings"] = scaling.original_context
     if scaling.kind == "llama3":
         written["low_freq_factor"] = scaling.low_frequency
         written["high_freq_factor"] = scaling.high_frequency
+    if scaling.kind == "truncated":
+        written["low_turns"] = scaling.low_frequency
+        written["high_turns"] = scaling.high_frequency
     if scaling.kind == "yarn":
         written["beta_slow"] = scaling.low_frequency
         written["beta_fast"] = scaling.high_frequency

@@ -1,7 +1,14 @@
 """Rotary settings as config.json and GGUF write them, for every family that rotates.
 
 transformers 4 writes `rope_theta` and `rope_scaling`; transformers 5 writes both into
-`rope_parameters`. GGUF has keys of its own, and keeps Llama 3's scaling not as settings but as
+`rope_parameters`. Giraffe's two bases (Pal et al. 2023, arXiv:2308.10882) are ours alone:
+
+    {"rope_type": "power", "exponent": 0.1}
+    {"rope_type": "truncated", "factor": 16.0, "low_turns": 0.125, "high_turns": 1.0,
+     "original_max_position_embeddings": 2048}
+
+where turns are over the trained context: frequencies from `high_turns` on are kept, those above
+`low_turns` become `high_turns / factor`, the others 0. GGUF has keys of its own, and keeps Llama 3's scaling not as settings but as
 a tensor of divisors.
 """
 
@@ -42,6 +49,8 @@ _SCALING_KEYS: dict[str, set[str]] = {
         "low_freq_factor",
         "original_max_position_embeddings",
     },
+    "power": {"exponent"},
+    "truncated": {"factor", "high_turns", "low_turns", "original_max_position_embeddings"},
 }
 
 
@@ -136,8 +145,12 @@ def _scaling_from_config(settings: Fields, context: int) -> RotaryScaling | None
     settings.refuse_unknown(_TYPE_KEYS | _SCALING_KEYS[kind])
     if kind == "default":
         return None
-    factor = settings.number("factor", above=0)
+    if kind == "power":
+        return RotaryScaling("power", exponent=settings.number("exponent", above=0))
     original = "original_max_position_embeddings"
+    if kind == "truncated":
+        return _truncated(settings, context)
+    factor = settings.number("factor", above=0)
     if kind == "linear":
         return RotaryScaling("linear", factor)
     if kind == "dynamic":
@@ -156,6 +169,18 @@ def _scaling_from_config(settings: Fields, context: int) -> RotaryScaling | None
         low_frequency=settings.number("beta_slow", 1.0, above=0),
         high_frequency=settings.number("beta_fast", 32.0, above=0),
         attention_factor=_optional_number(settings, "attention_factor"),
+    )
+
+
+def _truncated(settings: Fields, context: int) -> RotaryScaling:
+    """Read Giraffe's truncated basis; what is left out is as in the paper's code."""
+    low = settings.number("low_turns", 1 / 8, above=0)
+    return RotaryScaling(
+        "truncated",
+        settings.number("factor", 16.0, above=0),
+        settings.integer("original_max_position_embeddings", context, minimum=1),
+        low_frequency=low,
+        high_frequency=settings.number("high_turns", 1.0, above=low),
     )
 
 

@@ -70,10 +70,12 @@ class RotaryScaling:
             change that grows with the sequence; `stepped_ntk` the same in powers of two of
             the trained context (Qwen 1, TeleChat); `yarn`; `llama3` piecewise; `power` and
             `truncated` bases of Giraffe.
-        factor: Stretch, > 0.
+        factor: Stretch, > 0; `truncated` divides the upper cut-off by it for what lies between.
         original_context: Trained context in tokens.
-        low_frequency: `llama3` low factor; `yarn` slow beta; `truncated` lower cut-off.
-        high_frequency: `llama3` high factor; `yarn` fast beta; `truncated` upper cut-off.
+        low_frequency: `llama3` low factor; `yarn` slow beta; `truncated` lower cut-off, in turns
+            over the trained context.
+        high_frequency: `llama3` high factor; `yarn` fast beta; `truncated` upper cut-off, in turns
+            over the trained context.
         attention_factor: `yarn` scale of cosine and sine; None computes it from the factor.
         has_length_factor: `stepped_ntk` scales cosine and sine by 0.1·ln(length / trained) + 1
             beyond the trained context (TeleChat).

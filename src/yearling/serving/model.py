@@ -137,15 +137,13 @@ def load_model(name: str | Path, options: ModelOptions | None = None) -> LoadedM
         ConfigError: an option does not fit the model.
         TemplateError: the chat template does not fit the tokenizer.
     """
+    from yearling.models.chat_format import chat_format
     from yearling.models.store import resolve
 
     options = options or ModelOptions()
     path = resolve(str(name))
     checkpoint, shape = _open(path, options)
-    chat = _chat(checkpoint, options.chat_template)
-    eos_token_ids = {*checkpoint.eos_token_ids, *chat.stop_token_ids}
-    if chat.tokenizer is not None and chat.tokenizer.eos_id is not None:
-        eos_token_ids.add(chat.tokenizer.eos_id)
+    chat = chat_format(checkpoint, options.chat_template)
     return LoadedModel(
         name=str(name),
         path=path,
@@ -155,7 +153,7 @@ def load_model(name: str | Path, options: ModelOptions | None = None) -> LoadedM
         chat_template=chat.template,
         context=_context(options.context, shape.context, path),
         vocabulary=shape.vocabulary,
-        eos_token_ids=tuple(sorted(eos_token_ids)),
+        eos_token_ids=chat.end_token_ids,
         embedding_width=shape.embedding_width,
         chat_stop=chat.stop_texts,
     )
@@ -329,35 +327,3 @@ def _context(asked: int | None, own: int, path: Path) -> int:
             f"leave it out or set at most {own}."
         )
     return own if asked is None else asked
-
-
-@dataclass(frozen=True, slots=True)
-class _Chat:
-    """Tokenizer and template as a model is used with them, and what else ends an answer."""
-
-    tokenizer: "Tokenizer | None"
-    template: "ChatTemplate | None"
-    stop_token_ids: tuple[int, ...] = ()
-    stop_texts: tuple[str, ...] = ()
-
-
-def _chat(checkpoint: "Checkpoint | FallbackCheckpoint", asked: str | None) -> _Chat:
-    """Take the files' own template, or the one asked for by name or path."""
-    if asked is None:
-        return _Chat(checkpoint.tokenizer(), checkpoint.chat_template())
-    from yearling.models.chat_templates import named_template, template_from_file
-
-    is_path = asked.endswith(".jinja")
-    template = template_from_file(Path(asked)) if is_path else named_template(asked)
-    own = checkpoint.tokenizer()
-    if own is None:
-        raise ConfigError(
-            f"chat_template={asked} needs a tokenizer, and this model came without one."
-        )
-    tokenizer = template.tokenizer(own)
-    return _Chat(
-        tokenizer,
-        template.chat_template(tokenizer),
-        template.stop_token_ids(tokenizer),
-        template.stop_texts(tokenizer),
-    )

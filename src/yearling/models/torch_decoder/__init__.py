@@ -3,7 +3,7 @@
 Import this only where torch is wanted; nothing that serves without it does.
 """
 
-from yearling.models.torch_decoder.cache import DecoderCache, SeenKeys, State
+from yearling.models.torch_decoder.cache import DecoderCache, FixedKeys, SeenKeys, State
 from yearling.models.torch_decoder.decoder import Injection, TorchDecoder
 from yearling.models.torch_decoder.loading import initialise, load_torch_decoder
 from yearling.models.torch_decoder.loss import NO_LABEL, labelled_losses
@@ -12,6 +12,7 @@ from yearling.models.torch_decoder.segments import Segment, Segments
 __all__ = [
     "NO_LABEL",
     "DecoderCache",
+    "FixedKeys",
     "Injection",
     "SeenKeys",
     "Segment",

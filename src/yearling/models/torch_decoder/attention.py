@@ -4,7 +4,7 @@ Legend: T tokens of a step, K keys a sequence sees, H heads, G key heads, D head
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +21,10 @@ from yearling.models.torch_decoder.segments import Positions, Segment, Segments
 from yearling.models.torch_decoder.tree import Wiring
 from yearling.models.weights import Role
 
-__all__ = ["Step", "attend", "run_attention"]
+__all__ = ["Attend", "Step", "attend", "run_attention"]
+
+Attend = Callable[[Attention, Tensor, SeenKeys, Segment], Tensor]
+"""Computes one sequence's attention, as `attend` does; training may put another in its place."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Step:
         query_sources: Rows (T, E) that queries are projected from in place of the hidden state,
             by the layer's number.
         cache: Keys, values and states of earlier tokens; None when nothing comes before.
+        attend: Computes the attention of one sequence.
     """
 
     segments: Segments
@@ -42,6 +46,7 @@ class Step:
     angles: Mapping[Rotary, Angles] = field(default_factory=dict)
     query_sources: Mapping[int, Tensor] = field(default_factory=dict)
     cache: DecoderCache | None = None
+    attend: "Attend" = field(default_factory=lambda: attend)
 
 
 def run_attention(
@@ -73,7 +78,7 @@ def run_attention(
         seen = step.cache.extend(number, keys, values)
     attended = torch.cat(
         [
-            attend(attention, queries[segment.rows], known, segment)
+            step.attend(attention, queries[segment.rows], known, segment)
             for segment, known in zip(step.segments, seen, strict=True)
         ]
     )

@@ -31,8 +31,8 @@ from yearling.models.spec import (
     Serial,
     StateSpace,
 )
-from yearling.models.torch_decoder.attention import Step, run_attention
-from yearling.models.torch_decoder.cache import DecoderCache
+from yearling.models.torch_decoder.attention import Attend, Step, attend, run_attention
+from yearling.models.torch_decoder.cache import DecoderCache, FixedKeys
 from yearling.models.torch_decoder.leaves import Norm, normalise
 from yearling.models.torch_decoder.mlp import run_mlp
 from yearling.models.torch_decoder.rotary import angles_of
@@ -43,6 +43,7 @@ from yearling.models.torch_decoder.tree import (
     is_bare_parameter,
     linear,
     plant,
+    project_by,
     slots_of,
 )
 from yearling.models.weights import Role, Weight, WeightName
@@ -82,6 +83,8 @@ class TorchDecoder(nn.Module):
         places: Where each weight of the spec lies in the `state_dict`.
         uses_checkpointing: Whether layers compute a second time in the backward pass instead
             of keeping what is between; set it to train with less memory.
+        attend: Computes attention while the module is in training mode; set it to train with
+            another pattern. In evaluation mode attention is what the spec says.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class TorchDecoder(nn.Module):
         super().__init__()
         self.spec = spec
         self.uses_checkpointing = False
+        self.attend: Attend = attend
         names = family.names(spec)
         self.places: Mapping[Weight, Place] = hugging_face_places(spec, names)
         self._wiring = slots_of(_belonging(self.places, None), "")
@@ -135,14 +139,15 @@ class TorchDecoder(nn.Module):
         if len(tokens) != segments.num_tokens:
             raise ValueError(f"{len(tokens)} tokens, but segments of {segments.num_tokens}.")
         positions = positions_of(segments, tokens.device)
-        step = Step(
-            segments, positions, self._angles(positions), self._query_sources(positions), cache
-        )
+        angles, sources = self._angles(positions), self._query_sources(positions)
+        pattern = self.attend if self.training else attend
+        step = Step(segments, positions, angles, sources, cache, pattern)
+        can_repeat = cache is None or isinstance(cache, FixedKeys)
         hidden = self._embed(tokens, positions, injection)
         for number, layer in enumerate(self.iterate_layers()):
             norm = self.spec.layers[number].stream_norm
             hidden = _normed(self, self._entries[number], "stream_norm", norm, hidden)
-            if self.uses_checkpointing and torch.is_grad_enabled() and cache is None:
+            if self.uses_checkpointing and torch.is_grad_enabled() and can_repeat:
                 hidden = checkpoint(layer, hidden, step, use_reentrant=False)
             else:
                 hidden = layer(hidden, step)
@@ -165,14 +170,13 @@ class TorchDecoder(nn.Module):
                 f"a model of family {self.spec.family!r} gives vectors, not logits."
             )
         if head.is_tied:
-            table = self._wiring.values(self, "embedding")
             bias = self._head_bias() if head.has_bias else None
-            logits = F.linear(hidden, table, bias)
+            logits = project_by(hidden, self._wiring.parameter(self, "embedding"), bias)
         else:
-            table = self._wiring.values(self, "head")
             (logits,) = self._wiring.project(self, ("head",), hidden)
         if head.is_normalised:
             # Dividing the logits spares a second copy of the matrix.
+            table = self._wiring.values(self, "embedding" if head.is_tied else "head")
             lengths = torch.linalg.vector_norm(table.float(), dim=1).clamp(min=1e-12)
             logits = logits / lengths.to(logits.dtype)
         if head.scale != 1.0:
@@ -180,6 +184,17 @@ class TorchDecoder(nn.Module):
         if head.soft_cap is not None:
             logits = head.soft_cap * torch.tanh(logits / head.soft_cap)
         return logits
+
+    def head_table(self) -> Float[Tensor, "V E"] | None:
+        """The matrix that makes logits, or None when something else than one matrix does."""
+        head = self.spec.head
+        if not isinstance(head, Head) or head.has_bias or head.is_normalised:
+            return None
+        leaf = self._wiring.leaf(self, "embedding" if head.is_tied else "head")
+        # A leaf that an adapter or a quantiser has replaced is more than its weight, and a weight
+        # that lies across processes is no plain matrix.
+        is_plain = type(leaf) in (nn.Embedding, nn.Linear)
+        return leaf.weight if is_plain and type(leaf.weight) is nn.Parameter else None
 
     def pool(self, hidden: Float[Tensor, "T E"], segments: Segments) -> Float[Tensor, "S E"]:
         """Make one vector of each sequence's rows.

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from yearling.models import spec
+from yearling.models.torch_decoder.fused import rms_norm
 
 __all__ = ["Norm", "TransposedLinear", "activate", "normalise"]
 
@@ -56,13 +57,14 @@ def normalise(
     [[0.8485281467437744, 1.1313709020614624]]
     """
     wide = values.float()
-    gain = None if weight is None else weight.float() + norm.weight_offset
+    gain = None if weight is None else weight.float()
+    if gain is not None and norm.weight_offset:
+        gain = gain + norm.weight_offset
     if norm.kind == "layer":
         shift = None if bias is None else bias.float()
         normed = F.layer_norm(wide, values.shape[-1:], gain, shift, norm.epsilon)
         return normed.to(values.dtype)
-    normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.epsilon)
-    return (normed if gain is None else normed * gain).to(values.dtype)
+    return rms_norm(wide, gain, norm.epsilon).to(values.dtype)
 
 
 def activate(

@@ -8,7 +8,7 @@ from torch import Tensor
 from yearling.models.checkpoint import Checkpoint
 from yearling.models.checkpoint.formats import to_float32
 from yearling.models.places import Place
-from yearling.models.spec import Norm
+from yearling.models.spec import ModelSpec, Norm
 from yearling.models.torch_decoder.decoder import TorchDecoder, norm_of
 from yearling.models.weights import Weight
 
@@ -22,13 +22,18 @@ def load_torch_decoder(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    spec: ModelSpec | None = None,
 ) -> TorchDecoder:
     """Make a decoder and fill it from a checkpoint, one weight at a time.
 
+    Args:
+        dtype: Type of its parameters.
+        device: Where they are.
+        spec: In place of the checkpoint's: the same weights with other positions, say.
     Raises:
         ModelFormatError: a tensor cannot be read.
     """
-    decoder = TorchDecoder(checkpoint.spec, checkpoint.family, device=device, dtype=dtype)
+    decoder = TorchDecoder(spec or checkpoint.spec, checkpoint.family, device=device, dtype=dtype)
     parameters = dict(decoder.named_parameters())
     with torch.no_grad():
         for weight, place in decoder.places.items():

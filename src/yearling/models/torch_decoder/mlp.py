@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from yearling.core.errors import UnsupportedError
 from yearling.models.spec import Experts, Gated, Plain
+from yearling.models.torch_decoder.fused import silu_gate
 from yearling.models.torch_decoder.leaves import activate
 from yearling.models.torch_decoder.tree import Wiring
 from yearling.models.weights import Role
@@ -42,7 +43,10 @@ def _dense(
     gate, up, down = roles
     if isinstance(mlp, Gated):
         opened, raised = wiring.project(owner, (gate, up), values, expert)
-        hidden = activate(opened, mlp.activation) * raised
+        if mlp.activation == "silu":
+            hidden = silu_gate(opened, raised)
+        else:
+            hidden = activate(opened, mlp.activation) * raised
     else:
         (raised,) = wiring.project(owner, (up,), values, expert)
         hidden = activate(raised, mlp.activation)

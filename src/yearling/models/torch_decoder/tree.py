@@ -18,7 +18,17 @@ from yearling.models.places import Place
 from yearling.models.torch_decoder.leaves import TransposedLinear
 from yearling.models.weights import Role, Weight
 
-__all__ = ["Part", "Slot", "Wiring", "find", "is_bare_parameter", "linear", "plant", "slots_of"]
+__all__ = [
+    "Part",
+    "Slot",
+    "Wiring",
+    "find",
+    "is_bare_parameter",
+    "linear",
+    "plant",
+    "project_by",
+    "slots_of",
+]
 
 Rows = slice | Tensor | None
 
@@ -69,12 +79,17 @@ class Wiring:
         return found
 
     def values(self, owner: nn.Module, role: Role) -> Tensor:
-        """A role's parameter as it is stored."""
+        """A role's parameter as it is stored, gathered if it lies across processes."""
         slot = self.slots[Part(role)]
-        found = find(owner, slot.path)
+        stored = _gathered(self.parameter(owner, role))
+        return stored if slot.rows is None else _take(stored, slot.rows, 0)
+
+    def parameter(self, owner: nn.Module, role: Role) -> Tensor:
+        """The parameter that holds a role now, of which it may have some rows only."""
+        found = find(owner, self.slots[Part(role)].path)
         stored = found if isinstance(found, Tensor) else found.weight
         assert isinstance(stored, Tensor)
-        return stored if slot.rows is None else _take(stored, slot.rows, 0)
+        return stored
 
     def project(
         self,
@@ -106,10 +121,43 @@ class Wiring:
 
 def _rows_of(owner: nn.Module, slot: Slot) -> Tensor:
     """A role's rows of a bare parameter, in which experts may be stacked."""
-    stored = find(owner, slot.path)
+    stored = _gathered(find(owner, slot.path))
     if stored.dim() == 3:
         stored = stored.flatten(0, 1)
     return stored if slot.rows is None else _take(stored, slot.rows, 0)
+
+
+def project_by(
+    values: Float[Tensor, "rows inputs"],
+    table: Float[Tensor, "outputs inputs"],
+    bias: Float[Tensor, " outputs"] | None = None,
+) -> Float[Tensor, "rows outputs"]:
+    """Project rows by a bare matrix; one that tensor parallelism splits stays split meanwhile."""
+    bias = None if bias is None else _gathered(bias)
+    if _is_plain(table):
+        return F.linear(values, table, bias)
+    from torch.distributed.tensor import DTensor, Replicate
+
+    # On a mesh of more dimensions, rows differ between some of its processes.
+    if not isinstance(table, DTensor) or table.device_mesh.ndim > 1:
+        return F.linear(values, _gathered(table), bias)
+    shared = DTensor.from_local(values, table.device_mesh, [Replicate()], run_check=False)
+    split: Any = F.linear(shared, table)
+    whole: Tensor = split.full_tensor()
+    return whole if bias is None else whole + bias
+
+
+def _gathered(stored: Tensor) -> Tensor:
+    """Make a parameter whole that lies across processes."""
+    if _is_plain(stored):
+        return stored
+    from torch.distributed.tensor import DTensor
+
+    return stored.full_tensor() if isinstance(stored, DTensor) else stored  # type: ignore[no-any-return, no-untyped-call]
+
+
+def _is_plain(stored: Tensor) -> bool:
+    return type(stored) in (Tensor, nn.Parameter)
 
 
 def _take(values: Tensor, rows: slice | Tensor, axis: int) -> Tensor:
