@@ -40,7 +40,7 @@ class EngineCommand:
     python: Path
     module: str
     model: Path
-    options: Mapping[str, int] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     metrics: frozenset[str] | None = None
 
     def gives(self, metric: str) -> bool:

@@ -52,7 +52,9 @@ def test_state_survives_a_round_trip_to_the_bit(name: str, dtype: torch.dtype) -
     for mine, theirs in zip(weights, twins, strict=True):
         one, other = tensors_in(first.state[mine]), tensors_in(second.state[theirs])
         assert len(one) == len(other)
-        assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one, other, strict=True))
+        assert all(
+            a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(one, other, strict=True)
+        )
     train(kind, first, weights, 3)
     train(kind, second, twins, 3)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(weights, twins, strict=True))

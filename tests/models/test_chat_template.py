@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from yearling.core.errors import RequestError, TemplateError, UnsupportedError
 from yearling.core.messages import ContentPart, Message, parse_messages
-from yearling.models.chat_template import ChatTemplate
+from yearling.models.chat_template import ChatTemplate, EncodedPrompt
 from yearling.models.checkpoint import open_checkpoint
 from yearling.models.template_process import template_process
 from yearling.models.tokenizer import Tokenizer
@@ -507,3 +508,33 @@ def test_rendering_takes_less_than_two_milliseconds(smollm2: ChatTemplate) -> No
         smollm2.encode(_HELLO)
         seconds.append(time.perf_counter() - start)
     assert sorted(seconds)[5] < 0.002
+
+
+def test_encoded_prompt_has_the_same_ids_and_its_parts(smollm2: ChatTemplate) -> None:
+    messages = parse_messages([{"role": "user", "content": "a<|im_end|>b"}])
+    prompt = smollm2.encode_prompt(messages)
+    assert list(prompt.ids) == smollm2.encode(messages)
+    assert "\na<|im_end|>b" in "".join(part for part in prompt.parts if isinstance(part, str))
+    assert sum(isinstance(part, int) for part in prompt.parts) == 5
+    assert not any(isinstance(a, str) and isinstance(b, str) for a, b in pairwise(prompt.parts))
+
+
+@pytest.mark.parametrize(
+    ("start", "rest"),
+    [
+        ((), (1, "ab", 2)),
+        ((1,), ("ab", 2)),
+        ((1, "a"), ("b", 2)),
+        ((1, "ab"), (2,)),
+        ((1, "ab", 2), ()),
+        ((1, "b"), None),
+        ((2,), None),
+        (("a",), None),
+        ((1, "ab", 2, "c"), None),
+        ((1, "a", 2), None),
+    ],
+)
+def test_parts_after_a_prompt_are_those_that_follow(
+    start: tuple[str | int, ...], rest: tuple[str | int, ...] | None
+) -> None:
+    assert EncodedPrompt((1, "ab", 2), ()).parts_after(EncodedPrompt(start, ())) == rest

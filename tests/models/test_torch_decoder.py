@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -361,6 +362,26 @@ def test_logits_are_computed_only_where_there_is_a_label(monkeypatch) -> None:
     monkeypatch.setattr(ours, "logits", lambda h: (rows.append(len(h)), compute(h))[1])
     labelled_losses(ours, ours(ids(12), Segments([12])), labels, rows_at_once=2)
     assert rows == [2, 1]
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+def test_loss_under_a_frozen_head_has_the_same_gradient(is_tied: bool) -> None:
+    """Each label's gradient is computed beside its loss, whatever factor it gets later."""
+    spec = replace(VARIANTS["plain"], head=Head(is_tied=is_tied, scale=0.7))
+    ours = decoder(spec)
+    labels = torch.full((12,), NO_LABEL)
+    labels[[2, 3, 8]] = torch.tensor([4, 1, 9])
+    factors = torch.tensor([0.5, -2.0, 1.5])
+    gradients = []
+    for is_frozen in (False, True):
+        ours.requires_grad_(not is_frozen)
+        hidden = torch.randn(12, spec.width, generator=torch.Generator().manual_seed(3))
+        hidden.requires_grad_()
+        losses = labelled_losses(ours, hidden, labels, rows_at_once=2)
+        (losses * factors).sum().backward()
+        assert hidden.grad is not None
+        gradients.append((losses.detach(), hidden.grad))
+    torch.testing.assert_close(gradients[0], gradients[1])
 
 
 def test_initialisation_depends_on_its_seed_alone() -> None:

@@ -15,7 +15,7 @@ from yearling.models.rotary import rotary_frequencies
 from yearling.models.rotary_export import rotary_to_config
 from yearling.models.spec import Attention, ModelSpec, Rotary
 from yearling.models.torch_decoder import Segments, load_torch_decoder
-from yearling.serving import LLM
+from yearling.serving.llm import LLM
 from yearling.training.context import ContextConfig, extend_context
 
 PLAIN = VARIANTS["plain"]

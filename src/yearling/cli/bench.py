@@ -100,6 +100,33 @@ def endurance(
 
 
 @app.command()
+def training(
+    peers: Annotated[str, typer.Option(help="trl, or none.")] = "trl",
+    repeats: Annotated[int, typer.Option(min=1, help="Runs in turn behind the sweep.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps timed in each run.")] = 2,
+    loss_steps: Annotated[
+        int, typer.Option(min=0, help="Steps over which losses are compared; 0 leaves it out.")
+    ] = 50,
+    model: _Model = "smollm2",
+    json_file: _Json = None,
+) -> None:
+    """LoRA fine-tuning against TRL at its best setting: speed, memory, and the same loss."""
+    run = _benchmark("benchmarks.training.run")
+    settings = run.Settings(
+        model=model,
+        peers=() if peers == "none" else tuple(peers.split(",")),
+        steps=steps,
+        repeats=repeats,
+        loss_steps=loss_steps,
+    )
+    with _progress() as progress:
+        report = run.run(settings, progress)
+    _publish(report.as_text(), report.as_json(), json_file)
+    if not report.has_passed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def conversion(
     model: _Model = "smollm2",
     prompts: Annotated[int, typer.Option(min=1, help="Prompts that each engine answers.")] = 50,

@@ -9,10 +9,12 @@ import typer
 if TYPE_CHECKING:
     from yearling.serving.conversion import ConversionReport
 
-__all__ = ["convert"]
+__all__ = ["Format", "convert"]
 
 
-class _Format(StrEnum):
+class Format(StrEnum):
+    """Formats that models are written in."""
+
     F32 = "F32"
     F16 = "F16"
     BF16 = "BF16"
@@ -33,7 +35,7 @@ def convert(
         Path, typer.Argument(help="A name that ends in .gguf becomes a file, another a folder.")
     ],
     wanted: Annotated[
-        _Format | None,
+        Format | None,
         typer.Option(
             "--format",
             case_sensitive=False,

@@ -35,7 +35,7 @@ class _Overlong(StrEnum):
 _Paths = Annotated[
     list[str],
     typer.Argument(
-        metavar="PATH...",
+        metavar="PATH",
         help="Files, folders, globs, or hf:ORG/NAME:SPLIT; PATH#500 takes a sample of 500 rows.",
     ),
 ]

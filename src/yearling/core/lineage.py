@@ -7,7 +7,7 @@ content, so a record cannot be changed without every later one noticing.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -76,6 +76,12 @@ class LineageLedger:
         if record.id != record_id:
             raise LineageError(f"{file} was changed: its content hashes to {record.id}.")
         return record
+
+    def makers(self, hashes: Iterable[str]) -> tuple[str, ...]:
+        """Give the ids of records that wrote a file of one of these hashes, sorted."""
+        wanted = set(hashes)
+        files = sorted(self.folder.glob("*.json"))
+        return tuple(f.stem for f in files if wanted & set(self.read(f.stem).outputs.values()))
 
     def ancestry(self, record_id: str) -> tuple[LineageRecord, ...]:
         """Give a record and everything it came from, each once, nearest first."""

@@ -1,44 +1,17 @@
 """The `data` section of a configuration: which rows, read how, filtered by what."""
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from yearling.core.config import Config
-from yearling.core.errors import RegistryError
+from yearling.core.section import Choice, NamedEntry
 from yearling.data.filters import filters
 from yearling.data.schema import SchemaName
 
-__all__ = ["DataConfig", "FilterStep"]
+__all__ = ["DataConfig"]
 
-
-class FilterStep(Config):
-    """One filter with its options: in YAML `- length: {min_words: 3}`, or its bare name."""
-
-    name: str = Field(description="Name of the filter.")
-    options: Mapping[str, Any] = Field(default_factory=dict, description="Its options.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_short_form(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"name": value}
-        if isinstance(value, Mapping) and len(value) == 1 and "name" not in value:
-            ((name, options),) = value.items()
-            return {"name": name, "options": {} if options is None else options}
-        return value
-
-    @model_validator(mode="after")
-    def _check_options(self) -> "FilterStep":
-        try:
-            filters.get(self.name).config.model_validate(dict(self.options))
-        except RegistryError as error:
-            raise ValueError(str(error)) from None
-        except ValidationError as error:
-            problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-            raise ValueError(f"filter {self.name}: {'; '.join(problems)}") from None
-        return self
+_FilterStep = Annotated[NamedEntry, Choice(filters)]
 
 
 class DataConfig(Config):
@@ -69,8 +42,10 @@ class DataConfig(Config):
         description="What becomes of longer rows; `truncate` cuts the end off where labels "
         "remain, and drops the row where none do.",
     )
-    filters: tuple[FilterStep, ...] = Field(
-        default=(), description="What takes rows out on purpose, in this order."
+    filters: tuple[_FilterStep, ...] = Field(
+        default=(),
+        description="What takes rows out on purpose, in this order; `- name: length` with its "
+        "options beside it.",
     )
     seed: int = Field(default=0, ge=0, description="Of sampling, splitting and shuffling.")
     is_streaming: bool = Field(

@@ -183,8 +183,8 @@ def _num_tokens(stops: Stops, answer: _Answer, ids: Sequence[int]) -> int:
     stop = stops.first(ids[start:])
     if not _is_closed(stops, answer):
         _check_same(answer, answer.written)
-        num_bytes = stops.num_bytes(answer.alone.ids) - stops.num_bytes(answer.prompt.ids)
-        if stop is not None and stop.num_bytes > num_bytes:
+        length = len(stops.text_of(answer.alone.ids)) - len(stops.text_of(answer.prompt.ids))
+        if stop is not None and stops.text_of(ids[start:])[length : stop.num_bytes].strip():
             stop = None  # it ends a turn further on
     if stop is None:
         raise RowError(

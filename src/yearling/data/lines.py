@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from yearling.core.errors import DataError
 
@@ -31,7 +31,7 @@ def open_bytes(path: str) -> Iterator[IO[bytes]]:
             if mark.startswith(_UTF_16_MARKS):
                 raise DataError(f"{path} is written in UTF-16: save it as UTF-8.")
             file.seek(3 if mark == _BYTE_ORDER_MARK else 0)
-            yield file
+            yield cast(IO[bytes], file)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
             f"{path} is damaged: its gzip stream ends or breaks early ({error}).\n"

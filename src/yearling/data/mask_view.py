@@ -36,9 +36,10 @@ def row_lines(
         if part:
             yield f"{part}: {len(sequence.tokens)} tokens, {sequence.num_labels} with loss"
         if has_mask:
-            yield sequence_text(sequence, tokenizer, has_colour=has_colour)
+            text = sequence_text(sequence, tokenizer, has_colour=has_colour)
         else:
-            yield _visible(tokenizer.decode(sequence.tokens.tolist(), skip_special=False))
+            text = _visible(tokenizer.decode(sequence.tokens.tolist(), skip_special=False))
+        yield text.removesuffix("\n")
 
 
 def sequence_text(sequence: EncodedSequence, tokenizer: Tokenizer, *, has_colour: bool) -> str:

@@ -120,15 +120,10 @@ def _recognised(rows: Iterable[Row], schema: SchemaName, ledger: Ledger) -> Exam
 
 
 def _filtered(examples: Examples, config: DataConfig, ledger: Ledger) -> Examples:
-    steps = [(step.name, _build(step.name, step.options)) for step in config.filters]
+    steps = [(step.name, filters.get(step.name).build(step.options)) for step in config.filters]
     for row, example in examples:
         if not any(_rejects(name, judge, row, example, ledger) for name, judge in steps):
             yield row, example
-
-
-def _build(name: str, options: object) -> Filter:
-    kind = filters.get(name)
-    return kind.build(kind.config.model_validate(options))
 
 
 def _rejects(name: str, judge: Filter, row: RowId, example: Example, ledger: Ledger) -> bool:

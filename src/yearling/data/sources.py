@@ -61,7 +61,9 @@ def find_sources(path: str) -> Source:
         return Source(((name, _reader_of(name)),), sample)
     if Path(name).is_dir():
         return Source(_in_folder(name), sample)
-    found = [file for file in sorted(glob.glob(name, recursive=True)) if Path(file).is_file()]
+    # Path.glob takes no absolute pattern.
+    matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207
+    found = [file for file in matches if Path(file).is_file()]
     if not found:
         raise DataError(f"{name} leads to no file.{_nearest(name)}")
     return Source(tuple((file, _reader_of(file)) for file in found), sample)

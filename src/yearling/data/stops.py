@@ -44,14 +44,14 @@ class Stops:
             return eos_id
         return min(self.ids, default=None)
 
-    def num_bytes(self, ids: Sequence[int]) -> int:
-        """Bytes that tokens stand for."""
-        return sum(len(self.tokenizer.token_bytes(token)) for token in ids)
+    def text_of(self, ids: Sequence[int]) -> bytes:
+        """The bytes that tokens stand for."""
+        return b"".join(self.tokenizer.token_bytes(token) for token in ids)
 
     def first(self, ids: Sequence[int]) -> Stop | None:
         """Find the first stop in tokens that serving might have generated."""
         place = next((index for index, token in enumerate(ids) if token in self.ids), None)
-        found = None if place is None else Stop(place + 1, self.num_bytes(ids[:place]))
+        found = None if place is None else Stop(place + 1, len(self.text_of(ids[:place])))
         if not self.texts:
             return found
         return self._first_text(ids if place is None else ids[:place]) or found

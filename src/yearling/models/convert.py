@@ -4,9 +4,8 @@ Weights pass one at a time. A weight that keeps its format keeps its bytes: rows
 blocks. The target is written beside its place and appears there whole or not at all.
 """
 
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,13 +30,13 @@ from yearling.models.checkpoint.kept_blocks import KeptBlocks, write_kept_blocks
 from yearling.models.checkpoint.planned import PlannedTensor
 from yearling.models.checkpoint.safetensors_writer import write_safetensors
 from yearling.models.export_check import check_config, check_gguf
-from yearling.models.folder_files import copy_side_files, write_side_files
+from yearling.models.folder_files import copy_side_files, new_folder, write_side_files
 from yearling.models.places import gguf_places, hugging_face_places
 from yearling.models.rotary_export import gguf_divisors
 from yearling.models.tokenizer_to_gguf import gguf_tokenizer
 from yearling.models.weights import Weight, weights_of
 
-__all__ = ["convert"]
+__all__ = ["check_target", "configuration_of", "convert"]
 
 _OWN_GENERAL_KEYS = {
     *("general.alignment", "general.architecture", "general.file_type"),
@@ -62,13 +61,18 @@ def convert(source: Path, target: Path, wanted: str | None = None) -> None:
         ModelFormatError: the source is malformed, or its family is not written so.
     """
     is_file = target.suffix == ".gguf"
-    _check(target, wanted, is_file=is_file)
+    check_target(target, wanted, is_file=is_file)
     with closing(open_checkpoint(source)) as checkpoint:
         _convert = _write_file if is_file else _write_folder
         _convert(_Source(checkpoint), target, wanted)
 
 
-def _check(target: Path, wanted: str | None, *, is_file: bool) -> None:
+def check_target(target: Path, wanted: str | None, *, is_file: bool) -> None:
+    """Refuse what cannot be written, before anything is read.
+
+    Raises:
+        ConfigError: the target exists, or cannot hold the format.
+    """
     if wanted is not None and wanted not in TARGET_FORMATS:
         raise ConfigError(f"format {wanted} is not written; {', '.join(TARGET_FORMATS)} are.")
     if wanted is not None and not is_file and not is_plain(wanted):
@@ -179,13 +183,13 @@ def _value_of(value: Any) -> GgufValue:
 def _write_folder(source: _Source, target: Path, wanted: str | None) -> None:
     checkpoint = source.checkpoint
     family, spec = checkpoint.family, checkpoint.spec
-    config = _configuration(checkpoint) if source.metadata else {}
+    config = configuration_of(checkpoint) if source.metadata else {}
     formats = {weight: checkpoint.weight(weight).format for weight in weights_of(spec)}
     name = folder_format(formats.items(), wanted)
     if wanted is None and not _holds(source, formats, name):
         name = "F32"
     places = hugging_face_places(spec, family.names(spec))
-    with _new_folder(target) as folder:
+    with new_folder(target) as folder:
         write_safetensors(folder, plan_tensors(places, lambda _: name, source.read))
         if source.metadata:
             write_side_files(folder, checkpoint, config, source.metadata, name)
@@ -196,7 +200,12 @@ def _write_folder(source: _Source, target: Path, wanted: str | None) -> None:
             write_kept_blocks(folder, source.general, weights)
 
 
-def _configuration(checkpoint: Checkpoint) -> dict[str, Any]:
+def configuration_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Write what config.json says of a model's network.
+
+    Raises:
+        ModelFormatError: its family is not written to folders, or config.json has no place for it.
+    """
     family, spec = checkpoint.family, checkpoint.spec
     if family.config_from_spec is None:
         raise ModelFormatError(f"models of family {spec.family} are not written to folders yet.")
@@ -213,18 +222,3 @@ def _holds(source: _Source, formats: Mapping[Weight, str], name: str) -> bool:
             if not np.array_equal(to_float32(from_float32(values, name)), values):
                 return False
     return True
-
-
-@contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """Fill a folder beside its place and move it there once it is whole."""
-    part = target.with_name(f".{target.name}.part")
-    if part.exists():
-        shutil.rmtree(part)  # of a conversion that was killed
-    part.mkdir()
-    try:
-        yield part
-        part.rename(target)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from yearling.models.checkpoint.checkpoint import Checkpoint
 from yearling.models.json_file import read_json_object
 from yearling.models.tokenizer_to_folder import folder_tokenizer
 
-__all__ = ["copy_side_files", "write_side_files"]
+__all__ = ["copy_side_files", "new_folder", "write_side_files"]
 
 _NUMBER_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _MAX_CONFIG_BYTES = 1 << 20
@@ -70,3 +71,18 @@ def _token_ids(checkpoint: Checkpoint, metadata: Mapping[str, Any]) -> dict[str,
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Fill a folder beside its place and move it there once it is whole."""
+    part = target.with_name(f".{target.name}.part")
+    if part.exists():
+        shutil.rmtree(part)  # of a conversion that was killed
+    part.mkdir()
+    try:
+        yield part
+        part.rename(target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise

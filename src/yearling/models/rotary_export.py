@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 __all__ = ["gguf_divisors", "rotary_to_config", "rotary_to_gguf"]
 
 _CONFIG_KINDS = {
-    **{"linear": "linear", "dynamic_ntk": "dynamic", "yarn": "yarn", "llama3": "llama3"},
-    **{"power": "power", "truncated": "truncated"},
+    "linear": "linear",
+    "dynamic_ntk": "dynamic",
+    "yarn": "yarn",
+    "llama3": "llama3",
+    "power": "power",
+    "truncated": "truncated",
 }
 
 

@@ -8,8 +8,9 @@ transformers 4 writes `rope_theta` and `rope_scaling`; transformers 5 writes bot
      "original_max_position_embeddings": 2048}
 
 where turns are over the trained context: frequencies from `high_turns` on are kept, those above
-`low_turns` become `high_turns / factor`, the others 0. GGUF has keys of its own, and keeps Llama 3's scaling not as settings but as
-a tensor of divisors.
+`low_turns` become `high_turns / factor`, the others 0.
+
+GGUF has keys of its own, and keeps Llama 3's scaling not as settings but as a tensor of divisors.
 """
 
 from typing import TYPE_CHECKING

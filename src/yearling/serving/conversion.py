@@ -6,18 +6,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from yearling.core.lineage import LineageLedger, LineageRecord, hash_file
 from yearling.models.conversion_check import FormatChange, compare_models
 from yearling.models.convert import convert
 from yearling.serving.llm import LLM
 
-__all__ = ["ConversionReport", "LogitDifference", "compare_logits", "convert_with_proof"]
+__all__ = [
+    "TOLERANCES",
+    "ConversionReport",
+    "LogitDifference",
+    "compare_logits",
+    "convert_with_proof",
+    "hashes_of",
+    "logits_between",
+    "logits_of",
+    "random_sequences",
+]
+
+FloatArray = NDArray[np.float32]
 
 _NUM_SEQUENCES, _SEQUENCE_TOKENS = 4, 32
 _SEED = 2023
 _UNCHANGED_TOLERANCE = 1e-4
-_TOLERANCES = {
+TOLERANCES = {
     "F32": 0.001,
     "F16": 0.02,
     "BF16": 0.1,
@@ -110,23 +123,32 @@ def compare_logits(source: Path, target: Path) -> LogitDifference:
     Raises:
         ModelError: one of them cannot be loaded.
     """
-    before, after = _logits(source), _logits(target)
+    return logits_between(logits_of(source), logits_of(target))
+
+
+def logits_between(before: FloatArray, after: FloatArray) -> LogitDifference:
+    """Say how far logits are apart from those that they should be."""
     differences = np.abs(before - after)
     typical = float(np.sqrt(np.mean(np.square(differences), dtype=np.float64)))
     return LogitDifference(float(differences.max()), typical, float(before.std(dtype=np.float64)))
 
 
-def _logits(path: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+def logits_of(path: Path) -> FloatArray:
+    """Run a model on the same random sequences as every other, with float32 weights."""
     with LLM(path, weights="float32", context=_SEQUENCE_TOKENS * 2) as llm:
         vocabulary = len(llm.logits([0])[0])
-        random = np.random.default_rng(_SEED)
-        sequences = random.integers(0, vocabulary, (_NUM_SEQUENCES, _SEQUENCE_TOKENS))
-        return np.stack([llm.logits(ids.tolist()) for ids in sequences])
+        return np.stack([llm.logits(ids.tolist()) for ids in random_sequences(vocabulary)])
+
+
+def random_sequences(vocabulary: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]":
+    """Give the sequences (4, 32) that models are compared on."""
+    random = np.random.default_rng(_SEED)
+    return random.integers(0, vocabulary, (_NUM_SEQUENCES, _SEQUENCE_TOKENS))
 
 
 def _tolerance(changes: Sequence[FormatChange]) -> float:
     changed = [change.after for change in changes if change.changed_values]
-    return max((_TOLERANCES[name] for name in changed), default=_UNCHANGED_TOLERANCE)
+    return max((TOLERANCES[name] for name in changed), default=_UNCHANGED_TOLERANCE)
 
 
 def _record(source: Path, target: Path) -> str:
@@ -137,13 +159,14 @@ def _record(source: Path, target: Path) -> str:
         name=target.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
-        data=_hashes(source),
-        outputs=_hashes(target),
+        data=hashes_of(source),
+        outputs=hashes_of(target),
     )
     return LineageLedger().write(record)
 
 
-def _hashes(path: Path) -> dict[str, str]:
+def hashes_of(path: Path) -> dict[str, str]:
+    """Give the SHA-256 of a file, or of every file of a folder, by name."""
     if path.is_file():
         return {path.name: hash_file(path)}
     files = sorted(file for file in path.rglob("*") if file.is_file())

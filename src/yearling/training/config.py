@@ -10,8 +10,10 @@ from yearling.core.config import Config
 from yearling.core.section import Choice, NamedEntry, Shorthand
 from yearling.data.config import DataConfig
 from yearling.training.adapters import adapters
+from yearling.training.context import ContextConfig
 from yearling.training.method import methods
 from yearling.training.optimizers import optimizers
+from yearling.training.parallel import ParallelConfig
 from yearling.training.precision import Precision
 from yearling.training.schedules import ScheduleConfig
 
@@ -155,6 +157,13 @@ class TrainConfig(Config):
     )
     checkpoint: Annotated[CheckpointConfig, Shorthand("every")] = Field(
         default=CheckpointConfig(), description="When the run is saved: steps, or a section."
+    )
+    context: Annotated[ContextConfig | None, Shorthand("tokens")] = Field(
+        default=None,
+        description="A longer context than the model was made for: tokens, or a section.",
+    )
+    parallel: ParallelConfig = Field(
+        default=ParallelConfig(), description="How processes that torchrun started share the work."
     )
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = Field(
         default=(), description="Where metrics go besides metrics.jsonl."

@@ -27,8 +27,11 @@ class FusedLoraLinear(Linear):
         if args or kwargs or not self._is_plain(x) or type(base) is not nn.Linear:
             return super().forward(x, *args, **kwargs)
         (name,) = self.active_adapters
-        first, second = self.lora_A[name].weight, self.lora_B[name].weight
-        return lora_linear(x, (base.weight, base.bias), (first, second), self.scaling[name])
+        update = (
+            self.lora_A[name].get_parameter("weight"),
+            self.lora_B[name].get_parameter("weight"),
+        )
+        return lora_linear(x, (base.weight, base.bias), update, self.scaling[name])
 
     def _is_plain(self, x: Tensor) -> bool:
         """Whether one adapter acts, without dropout, on float32 rows of a frozen layer."""
@@ -81,7 +84,7 @@ class _LoraLinear(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         values, weight, first, second, narrow = ctx.saved_tensors
         back = (upstream @ second).mul_(ctx.scaling)

@@ -264,6 +264,7 @@ class Loop(Generic[Batch]):
         self._last_loss: float | None = None
         self._random: Mapping[str, Any] | None = None
         self._is_running = False
+        self._own_name = f"rank_{self._hooks.ranks.rank}"
         self._validated_step = self._saved_step = 0
 
     def run(self) -> LoopResult:
@@ -292,7 +293,8 @@ class Loop(Generic[Batch]):
     def state_dict(self) -> dict[str, Any]:
         """Give everything that the next step depends on.
 
-        It is the same in every rank, sharded tensors aside, but for `random`.
+        It is the same in every rank, sharded tensors aside, but for `random`, which has one
+        entry, named after the rank.
         """
         random = self._random
         if self._is_running or random is None:
@@ -307,7 +309,7 @@ class Loop(Generic[Batch]):
             },
             "objective": {name: part.state_dict() for name, part in objective.state.items()},
             "source": self._source.state_dict(),
-            "random": random,
+            "random": {self._own_name: random},
             "average": {} if self.average is None else self.average.state_dict(),
             "progress": {
                 "tokens": self._tokens,
@@ -322,8 +324,8 @@ class Loop(Generic[Batch]):
         """Go back to where a state was saved.
 
         Args:
-            state: As `state_dict` gave it; without `random`, as when the number of ranks has
-                changed, random numbers begin anew from seed and step.
+            state: As `state_dict` gave it, with the entries of all ranks in `random`; one that
+                has none begins its random numbers anew from seed and step.
         Raises:
             CheckpointError: it is of another model, adapter or method.
         """
@@ -341,7 +343,7 @@ class Loop(Generic[Batch]):
         self._tokens, self._seconds = progress["tokens"], progress["seconds"]
         self._best = tuple(progress["best"]) or None
         self._num_worse, self._last_loss = progress["num_worse"], progress["last_loss"]
-        self._random = state.get("random")
+        self._random = state["random"].get(self._own_name)
 
     def validate(self) -> ValidationReport | None:
         """Compute the mean loss of the validation source with the averaged weights, if any.

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from yearling.core.config import Config
 from yearling.core.errors import ConfigError, ModelFormatError, UnsupportedError
+from yearling.models.families import families
 from yearling.models.spec import Head
 from yearling.models.torch_decoder import TorchDecoder
 from yearling.models.torch_decoder.leaves import TransposedLinear
@@ -53,7 +54,7 @@ ADAPTER = "default"
 _KNOWN = (
     *("r", "lora_alpha", "lora_dropout", "use_rslora", "target_modules", "modules_to_save"),
     *("ensure_weight_tying", "fan_in_fan_out", "init_lora_weights", "exclude_modules"),
-    *("layers_to_transform", "layers_pattern", "megatron_config"),
+    *("layers_to_transform", "layers_pattern", "megatron_config", "qalora_group_size"),
 )
 """PEFT's settings that are read, or only say which layers were chosen or how they began."""
 
@@ -85,6 +86,10 @@ class LowRank(Config):
     def scaling(self) -> float:
         """Factor on the update."""
         return self.alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
+
+
+_HEADS = ("lm_head.weight", "embed_out.weight", "output_layer.weight")
+"""Ends of names that heads have in checkpoints."""
 
 
 def lora_layers(decoder: nn.Module) -> "Iterator[tuple[str, Linear]]":
@@ -125,6 +130,8 @@ def attach_low_rank(decoder: TorchDecoder, wanted: LowRank, seed: int) -> None:
     import peft
     from peft.tuners.lora import Linear
 
+    from yearling.training.fused_lora import FusedLoraLinear
+
     if getattr(decoder, "peft_config", None):
         raise ConfigError("this decoder has an adapter already; merge it or load the base again.")
     targets = find_linear(decoder, wanted.targets)
@@ -143,7 +150,9 @@ def attach_low_rank(decoder: TorchDecoder, wanted: LowRank, seed: int) -> None:
         modules_to_save=whole or None,
         fan_in_fan_out=_is_transposed(decoder, targets),
     )
-    settings._register_custom_module({TransposedLinear: Linear, NF4Linear: Linear})
+    settings._register_custom_module(
+        {nn.Linear: FusedLoraLinear, TransposedLinear: Linear, NF4Linear: Linear}
+    )
     # PEFT draws first values from the global generator; ours are drawn below. It warns of layers
     # that it has not seen, and then treats them as it should.
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
@@ -194,8 +203,14 @@ def save_low_rank(decoder: TorchDecoder, wanted: LowRank, folder: Path, base: st
         "target_modules": _short_names(decoder, targets),
         "modules_to_save": list(whole) or None,
     }
-    if _is_tied_and_trained(decoder, whole):
-        settings["ensure_weight_tying"] = True
+    tied = _tied_head(decoder, whole)
+    if tied is not None:
+        # PEFT unties what it trains whole, so a head that is the embedding has a copy of its own.
+        head, embedding = tied
+        settings["modules_to_save"] = [*whole, head]
+        tensors[f"{MODEL_PREFIX}{head}.weight"] = tensors[
+            f"{MODEL_PREFIX}{embedding}.weight"
+        ].clone()
     write_peft_folder(folder, settings, tensors)
 
 
@@ -218,11 +233,17 @@ def _short_names(decoder: TorchDecoder, chosen: Sequence[str]) -> list[str]:
     return sorted(short if meant == set(chosen) else chosen)
 
 
-def _is_tied_and_trained(decoder: TorchDecoder, whole: Mapping[str, Any]) -> bool:
-    head = decoder.spec.head
-    roles = leaf_roles(decoder)
-    is_trained = any("embedding" in roles[name] for name in whole)
-    return is_trained and isinstance(head, Head) and head.is_tied
+def _tied_head(decoder: TorchDecoder, whole: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Names of a tied head and of the embedding, when that is trained whole."""
+    head, roles = decoder.spec.head, leaf_roles(decoder)
+    embedding = next((name for name in whole if "embedding" in roles[name]), None)
+    if embedding is None or not isinstance(head, Head) or not head.is_tied:
+        return None
+    named = families.names()
+    if decoder.spec.family not in named:
+        return None
+    name = families.get(decoder.spec.family).names(decoder.spec).get("head")
+    return None if name is None else (name.hugging_face, embedding)
 
 
 def load_low_rank(decoder: TorchDecoder, folder: Path) -> None:
@@ -235,7 +256,7 @@ def load_low_rank(decoder: TorchDecoder, folder: Path) -> None:
     saved = read_peft_folder(folder)
     wanted = low_rank_of(saved)
     slots = _slots(decoder)
-    names = {name.removeprefix(MODEL_PREFIX): name for name in saved.tensors}
+    names = {name.removeprefix(MODEL_PREFIX): name for name in _without_copies(saved)}
     if names.keys() != slots.keys():
         missing, extra = sorted(slots.keys() - names.keys()), sorted(names.keys() - slots.keys())
         raise ModelFormatError(
@@ -273,6 +294,18 @@ def _slots(decoder: TorchDecoder) -> dict[str, Tensor]:
     return slots
 
 
+def _without_copies(saved: PeftFolder) -> list[str]:
+    """Names of tensors, without a tied head's copy of the embedding."""
+    matrices = [n for n, v in saved.tensors.items() if v.dim() == 2 and ".lora_" not in n]
+    embeddings = [name for name in matrices if not name.endswith(_HEADS)]
+    copies = {
+        name
+        for name in set(matrices) - set(embeddings)
+        if any(torch.equal(saved.tensors[name], saved.tensors[other]) for other in embeddings)
+    }
+    return [name for name in saved.tensors if name not in copies]
+
+
 def low_rank_of(saved: PeftFolder) -> LowRank:
     """Read what a saved adapter is; the layers are those that it has tensors for.
 
@@ -285,7 +318,7 @@ def low_rank_of(saved: PeftFolder) -> LowRank:
             f"{saved.path}: peft_type={settings.get('peft_type')!r} is no low-rank adapter."
         )
     saved.refuse_settings(*_KNOWN)
-    names = [name.removeprefix(MODEL_PREFIX) for name in saved.tensors]
+    names = [name.removeprefix(MODEL_PREFIX) for name in _without_copies(saved)]
     targets = [name.removesuffix(".lora_A.weight") for name in names if ".lora_A." in name]
     whole = {name.rpartition(".")[0] for name in names if ".lora_" not in name}
     try:

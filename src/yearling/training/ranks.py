@@ -13,14 +13,16 @@ class Ranks(Protocol):
     """The processes of a run, each with its own micro-batches of every step.
 
     Attributes:
-        rank: This process's number, from 0; rank 0 writes metrics and the finished run.
-        size: How many there are.
+        rank: This process's number among those with rows of their own, from 0.
+        size: How many of those there are.
+        is_first: Whether this process writes what is written once: metrics, the finished run.
         gradient_factor: What losses are multiplied by, because the engine that exchanges
             gradients gives their mean over ranks where the loop wants their sum.
     """
 
     rank: int
     size: int
+    is_first: bool
     gradient_factor: float
 
     def total(self, values: Sequence[float]) -> list[float]:
@@ -45,6 +47,7 @@ class Alone:
 
     rank = 0
     size = 1
+    is_first = True
     gradient_factor = 1.0
 
     def total(self, values: Sequence[float]) -> list[float]:

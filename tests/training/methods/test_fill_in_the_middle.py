@@ -133,27 +133,29 @@ def test_text_of_a_control_token_in_a_document_stays_text() -> None:
 
 
 def _middles_right(fim_rate: float) -> int:
-    """Train on `XbX` for four X, then ask for the first X with the second in sight."""
+    """Train on `aXbX` for six X, then ask for the first X with the second in sight."""
     renderer = character_renderer(_STARCODER)
-    model = tiny_decoder(renderer.tokenizer.vocabulary_size, width=32)
+    model = tiny_decoder(renderer.tokenizer.vocabulary_size)
     rows = [
         encoded
-        for digit in "0123"
-        for number in range(8)
-        for encoded in _encode(f"{digit}b{digit}", renderer, number, fim_rate=fim_rate, spm_rate=0)
+        for digit in "012345"
+        for number in range(12)
+        for encoded in _encode(
+            f"a{digit}b{digit}", renderer, number, fim_rate=fim_rate, spm_rate=0.3
+        )
     ]
     objective = method.objective(FillInTheMiddleConfig(), begin(model))
-    learn(objective, [pack_rows(rows)], steps=40, lr=0.01)
-    return sum(_filled(model, renderer, digit) == digit for digit in "0123")
+    learn(objective, [pack_rows(rows)], steps=60, lr=0.01)
+    return sum(_filled(model, renderer, digit) == digit for digit in "012345")
 
 
 def _filled(model: TorchDecoder, renderer: Renderer, digit: str) -> str:
-    ids = renderer.tokenizer.encode_parts([1, 2, f"b{digit}", 3])
+    ids = renderer.tokenizer.encode_parts([1, "a", 2, f"b{digit}", 3])
     with torch.no_grad():
         hidden = model(torch.tensor(ids), Segments([len(ids)]))
         return renderer.tokenizer.decode([int(model.logits(hidden[-1:]).argmax())])
 
 
 def test_middle_is_written_by_what_stands_behind_it() -> None:
-    assert _middles_right(fim_rate=1.0) == 4
-    assert _middles_right(fim_rate=0.0) <= 1
+    assert _middles_right(fim_rate=1.0) >= 5
+    assert _middles_right(fim_rate=0.0) <= 2

@@ -51,7 +51,10 @@ def build(config: LanguageConfig) -> Filter:
         UnsupportedError: py3langid is not installed.
     """
     try:
-        from py3langid.langid import MODEL_FILE, LanguageIdentifier
+        from py3langid.langid import (  # type: ignore[import-untyped]
+            MODEL_FILE,
+            LanguageIdentifier,
+        )
     except ModuleNotFoundError:
         raise UnsupportedError(
             "the filter language needs py3langid: pip install yearling[train]"

@@ -10,7 +10,7 @@ Source: Broder 1997, "On the resemblance and containment of documents"; hashing 
 datasketch's.
 """
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pydantic import Field
 
@@ -20,9 +20,6 @@ from yearling.data.content import texts_of, words_of
 from yearling.data.examples import Example
 from yearling.data.filters import Filter, FilterKind, Rejection, filters
 from yearling.data.rows import RowId
-
-if TYPE_CHECKING:
-    from datasketch import MinHash
 
 __all__ = ["NearDuplicatesConfig", "build", "kind", "ngrams_of"]
 
@@ -49,13 +46,13 @@ def build(config: NearDuplicatesConfig) -> Filter:
         UnsupportedError: datasketch is not installed.
     """
     try:
-        from datasketch import MinHash, MinHashLSH
+        from datasketch import MinHash, MinHashLSH  # type: ignore[import-untyped]
     except ModuleNotFoundError:
         raise UnsupportedError(
             "the filter near_duplicates needs datasketch: pip install yearling[train]"
         ) from None
     index = MinHashLSH(config.threshold, config.num_hashes, weights=_WEIGHTS)
-    kept: dict[RowId, MinHash] = {}
+    kept: dict[RowId, Any] = {}
     # Making the permutations anew for each row would cost more than hashing it.
     empty = MinHash(config.num_hashes, seed=1)
 

@@ -25,7 +25,7 @@ def read(name: str) -> Iterator[Row | BadRow]:
     if match is None:
         raise DataError(f"{name} is not of the form hf:ORG/NAME or hf:ORG/NAME:SPLIT.")
     try:
-        from datasets import load_dataset
+        from datasets import load_dataset  # type: ignore[import-untyped]
     except ModuleNotFoundError:
         raise UnsupportedError(
             f"{name}: the hub's data sets need `datasets`: pip install yearling[train]"

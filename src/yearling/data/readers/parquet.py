@@ -1,15 +1,12 @@
 """Parquet files, through pyarrow: a block of rows at a time, numbered from 1."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 from yearling.core.errors import DataError, UnsupportedError
 from yearling.data.lines import NOT_UTF_8
 from yearling.data.readers import Reader, readers
 from yearling.data.rows import BadRow, Row, RowId
-
-if TYPE_CHECKING:
-    from pyarrow import RecordBatch
 
 __all__ = ["read", "reader"]
 
@@ -24,8 +21,8 @@ def read(path: str) -> Iterator[Row | BadRow]:
         UnsupportedError: pyarrow is not installed.
     """
     try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
+        from pyarrow import ArrowException  # type: ignore[import-untyped]
+        from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
     except ModuleNotFoundError:
         raise UnsupportedError(
             f"{path}: Parquet needs pyarrow: pip install yearling[train]"
@@ -40,7 +37,7 @@ def read(path: str) -> Iterator[Row | BadRow]:
         raise DataError(f"{path} cannot be read as Parquet behind row {number}: {error}") from None
 
 
-def _rows(path: str, before: int, block: "RecordBatch") -> Iterator[Row | BadRow]:
+def _rows(path: str, before: int, block: Any) -> Iterator[Row | BadRow]:
     for index in range(block.num_rows):
         row = RowId(path, before + index + 1)
         try:

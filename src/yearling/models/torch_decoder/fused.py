@@ -39,11 +39,11 @@ class _RmsNorm(torch.autograd.Function):
         length = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
         inverse = length.square_().div_(width).add_(epsilon).rsqrt_()
         ctx.save_for_backward(values, gain, inverse)
-        normed = values * inverse
+        normed: Tensor = values * inverse
         return normed if gain is None else normed.mul_(gain)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         values, gain, inverse = ctx.saved_tensors
         wanted, gain_wanted = ctx.needs_input_grad[:2]
@@ -66,7 +66,7 @@ class _SiluGate(torch.autograd.Function):
         return F.silu(opened).mul_(raised)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
         opened, raised = ctx.saved_tensors
         of_raised = F.silu(opened).mul_(upstream)

@@ -153,7 +153,7 @@ def _gathered(stored: Tensor) -> Tensor:
         return stored
     from torch.distributed.tensor import DTensor
 
-    return stored.full_tensor() if isinstance(stored, DTensor) else stored  # type: ignore[no-any-return, no-untyped-call]
+    return stored.full_tensor() if isinstance(stored, DTensor) else stored
 
 
 def _is_plain(stored: Tensor) -> bool:

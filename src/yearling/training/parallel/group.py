@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store, TCPStore
 
 from yearling.core.environment import read_variable, set_variable
 from yearling.core.errors import ConfigError
@@ -98,14 +99,14 @@ def _place() -> tuple[int, int, str, int]:
     return int(rank), int(size), host, int(port)
 
 
-def _store(rank: int, size: int, host: str, port: int, timeout: timedelta) -> dist.Store:
+def _store(rank: int, size: int, host: str, port: int, timeout: timedelta) -> Store:
     """The meeting place: torchrun's, or one of rank 0's that listens on its own address alone."""
     is_theirs = read_variable("TORCHELASTIC_USE_AGENT_STORE") == "True"
     if is_theirs or rank != 0:
-        return dist.TCPStore(host, port, size, is_master=False, timeout=timeout)
+        return TCPStore(host, port, size, is_master=False, timeout=timeout)
     # TCPStore would listen on every address; it takes over a socket that does not.
     listening = socket.create_server((_numeric(host), port), family=_family(host), backlog=128)
-    return dist.TCPStore(
+    return TCPStore(
         host,
         port,
         size,

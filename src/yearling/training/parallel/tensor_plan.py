@@ -9,7 +9,6 @@ Source: Shoeybi et al. 2019, arXiv:1909.08053, section 3 (Megatron-LM).
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,9 +38,7 @@ class WholeInEach(ParallelStyle):
     """Leaves a module whole in every process; its parameters become tensors of the mesh."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
-        return distribute_module(
-            module, device_mesh, None, partial(_enter, device_mesh), partial(_leave)
-        )
+        return distribute_module(module, device_mesh, None, _enter, _leave)
 
 
 def split_tensors(decoder: TorchDecoder, mesh: DeviceMesh) -> None:
@@ -145,11 +142,13 @@ def _is_alone(weight: Weight, place: Place) -> bool:
     return is_weight and place.rows is None and weight.expert is None
 
 
-def _enter(mesh: DeviceMesh, module: nn.Module, inputs: Any, device_mesh: DeviceMesh) -> Any:
+def _enter(module: nn.Module, inputs: Any, device_mesh: DeviceMesh) -> Any:
     def shared(value: Any) -> Any:
         is_plain = isinstance(value, Tensor) and not isinstance(value, DTensor)
         return (
-            DTensor.from_local(value, mesh, [Replicate()], run_check=False) if is_plain else value
+            DTensor.from_local(value, device_mesh, [Replicate()], run_check=False)
+            if is_plain
+            else value
         )
 
     return tuple(shared(value) for value in inputs)

@@ -1,0 +1,149 @@
+"""Training that is killed, runs out of disk, or loses a process: nothing is lost, nothing mixed."""
+
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from tests.faults.durable_probe import CONTENT, REFUSED, fill
+from tests.faults.system_calls import crash_states, own_calls, record, trace
+from yearling.training import durable
+
+pytestmark = pytest.mark.faults
+
+_FULL_DISK = ("openat", "write", "mkdir", "symlink", "rename")
+KILLED = (-9, 137)
+
+
+def _old(root: Path) -> Path:
+    durable.write_folder(root, 1, lambda part: fill(part, b"old"))
+    return root
+
+
+def _content(folder: Path) -> bytes:
+    """The mark of the checkpoint that all files of a folder have."""
+    marks = set()
+    for name, content in CONTENT.items():
+        found = (folder / name).read_bytes()
+        assert found[3:] == content, f"{folder / name} is not what was written"
+        marks.add(found[:3])
+    assert len(marks) == 1, f"{folder} is a mix of {marks}"
+    return marks.pop()
+
+
+def _assert_old_or_new(root: Path) -> bytes:
+    """A reader finds one checkpoint or the other, before and after clearing up."""
+    found = durable.find_last(root)
+    assert found is not None
+    mark = _content(found)
+    assert mark == {1: b"old", 2: b"new"}[durable.step_of(found)]
+    assert durable.recover(root) == found
+    assert durable.pointed(root, "last") == found
+    assert [path.name for path in root.iterdir() if ".part-" in path.name] == []
+    return mark
+
+
+def _faults(call: str) -> Sequence[str]:
+    faults = ["signal=SIGKILL", "error=EIO"]
+    return [*faults, "error=ENOSPC"] if call in _FULL_DISK else faults
+
+
+# Reads and openings are the most and the dullest: the short form takes every fifth.
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_crash_or_error_at_any_system_call_leaves_old_or_new(
+    stride: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = own_calls(_old(tmp_path / "checkpoints-0000"), tmp_path / "log")
+    assert {"openat", "write", "fsync", "mkdir", "rename", "symlink"} <= set(calls)
+    numbers = count(1)
+    jobs = [
+        (tmp_path / f"checkpoints-{next(numbers):04}", call, fault, number)
+        for call, own in calls.items()
+        for fault in _faults(call)
+        for number in own[:: stride if call in ("openat", "read") else 1]
+    ]
+
+    def inject(job: tuple[Path, str, str, int]) -> tuple[str, int, bytes]:
+        root, call, fault, number = job
+        status = trace(
+            _old(root), ["-e", f"trace={call}", "-e", f"inject={call}:{fault}:when={number}"]
+        )
+        mark = _assert_old_or_new(root)
+        shutil.rmtree(root)
+        if status == 0:
+            assert mark == b"new", f"{job} was told that step 2 is saved"
+        return fault, status, mark
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(inject, jobs))
+    killed = Counter(mark for _, status, mark in results if status in KILLED)
+    refused = Counter(fault for fault, status, _ in results if status == REFUSED)
+    assert set(killed) == {b"old", b"new"}
+    assert set(refused) == {"error=EIO", "error=ENOSPC"}
+    assert sum(killed.values()) == sum(fault == "signal=SIGKILL" for fault, _, _ in results)
+    _promise(
+        capsys,
+        f"{len(results)} faults injected into checkpoint writing ({sum(killed.values())} kills, "
+        f"{sum(refused.values())} told errors): old or new every time, nothing lost",
+    )
+
+
+def test_power_cut_with_unsynced_writes_lost_leaves_old_or_new(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording = record(_old(tmp_path / "recorded"), tmp_path / "log")
+    assert len(recording.changes) > 15
+    states = list(crash_states(recording, 400, seed=1))
+    committed = _commit_moment(recording.changes, recording.synced, recording.start)
+    marks: Counter[bytes] = Counter()
+    for number, (moment, lost) in enumerate(states):
+        root = tmp_path / f"state-{number}"
+        recording.write(root, moment, lost)
+        mark = _assert_old_or_new(root)
+        if moment >= committed:
+            assert mark == b"new", f"lost after its fsync: {moment}, {sorted(lost)}"
+        marks[mark] += 1
+        shutil.rmtree(root)
+    assert set(marks) == {b"old", b"new"}
+    _promise(
+        capsys,
+        f"{len(states)} disks as a power cut may leave them: {marks[b'old']} old, "
+        f"{marks[b'new']} new, none mixed or unreadable",
+    )
+
+
+def test_power_cut_test_finds_a_writer_that_forgets_fsync(tmp_path: Path) -> None:
+    recording = record(_old(tmp_path / "recorded"), tmp_path / "log")
+    recording.synced = []
+    marks = set()
+    for number, (moment, lost) in enumerate(crash_states(recording, 200, seed=1)):
+        root = tmp_path / f"state-{number}"
+        recording.write(root, moment, lost)
+        try:
+            marks.add(_assert_old_or_new(root))
+        except (AssertionError, durable.CheckpointError):
+            marks.add(b"bad")
+    assert b"bad" in marks
+
+
+def _commit_moment(
+    changes: Sequence[object], synced: Sequence[tuple[int, object]], root: object
+) -> int:
+    """After how many changes the renamed checkpoint is certain: the root's next fsync."""
+    renamed = next(
+        number
+        for number, change in enumerate(changes, start=1)
+        if any(name == "step-00000002" for _, name, _ in change.names)  # type: ignore[attr-defined]
+    )
+    return next(when for when, node in synced if node is root and when >= renamed)
+
+
+def _promise(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """Say what was shown, also when output is captured."""
+    with capsys.disabled():
+        print(f"\n  promise: {text}")

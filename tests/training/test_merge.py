@@ -1,0 +1,154 @@
+"""An adapter merged into its base: the same logits, a served model, a linked record."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from tests.models.tiny_files import tiny_gguf, write_folder
+from yearling.core.errors import ConfigError, ModelFormatError
+from yearling.core.lineage import LineageLedger
+from yearling.models.checkpoint import open_checkpoint
+from yearling.models.torch_decoder import load_torch_decoder
+from yearling.serving.llm import LLM
+from yearling.training.adapters import adapters
+from yearling.training.merge import merge, record_step
+from yearling.training.peft_folder import read_peft_folder, write_peft_folder
+
+LORA = adapters.get("lora")
+
+
+@pytest.fixture
+def base(tmp_home: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "base.gguf"
+    path.write_bytes(tiny_gguf())
+    return path
+
+
+@pytest.fixture
+def adapter(base: Path, tmp_path: Path) -> Path:
+    return save_adapter(base, tmp_path / "adapter")
+
+
+def save_adapter(base: Path, folder: Path, kind: str = "lora", **options: object) -> Path:
+    """An adapter that learned something random."""
+    entry = adapters.get(kind)
+    decoder = load_torch_decoder(open_checkpoint(base))
+    config = entry.config(**options)
+    entry.attach(decoder, config, 1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    entry.save(decoder, config, folder, str(base))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("target", "wanted"), [("merged", None), ("merged", "BF16"), ("merged.gguf", "F16")]
+)
+def test_merged_model_is_the_base_with_its_adapter(
+    base: Path, adapter: Path, tmp_path: Path, target: str, wanted: str | None
+) -> None:
+    report = merge(adapter, base, tmp_path / target, wanted)
+    assert report.is_within_tolerance
+    assert report.change.typical > 20 * report.logits.typical
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
+        {"adapter", "base.gguf", "yearling-home", target}
+    )
+
+
+def test_merged_model_is_served_and_answers_differently(base: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(base, tmp_path / "strong", alpha=2_000.0)
+    merge(adapter, base, tmp_path / "merged")
+    prompts = [[0, 1], [1, 2, 3], [2, 2], [3, 1, 0, 1]]
+    answers = []
+    for path in (base, tmp_path / "merged"):
+        with LLM(path, weights="float32") as llm:
+            assert llm.tokenize("ab") == [3]
+            answers.append([np.argmax(llm.logits(ids), axis=-1).tolist() for ids in prompts])
+    assert answers[0] != answers[1]
+    template = open_checkpoint(tmp_path / "merged").chat_template()
+    assert template is not None
+    assert template.source == "{{ messages[0].content }}"
+    assert (tmp_path / "merged/chat_template.jinja").is_file()
+    stored = json.loads((tmp_path / "merged/tokenizer_config.json").read_text())
+    assert stored["chat_template"] == template.source
+
+
+def test_embeddings_and_norms_of_the_adapter_are_merged(base: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(base, tmp_path / "whole", "longlora")
+    report = merge(adapter, base, tmp_path / "merged")
+    assert report.is_within_tolerance
+    assert "lm_head" in read_peft_folder(adapter).settings["modules_to_save"]
+
+
+def test_wrong_result_is_noticed(
+    base: Path, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from yearling.training import merge as module
+
+    def forget(decoder: torch.nn.Module) -> None:
+        """Take the adapter out without adding it."""
+        for name, layer in list(module.lora_layers(decoder)):  # type: ignore[attr-defined]
+            parent, _, leaf = name.rpartition(".")
+            setattr(decoder.get_submodule(parent), leaf, layer.get_base_layer())
+
+    from yearling.training.lora_layers import lora_layers
+
+    monkeypatch.setattr(module, "lora_layers", lora_layers, raising=False)
+    monkeypatch.setattr(module, "merge_low_rank", forget)
+    assert not merge(adapter, base, tmp_path / "merged").is_within_tolerance
+
+
+def test_record_is_linked_to_what_made_the_adapter(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    made = record_step("train", adapter, [base])
+    report = merge(adapter, base, tmp_path / "merged")
+    steps = [record.step for record in LineageLedger().ancestry(report.record)]
+    assert steps == ["merge", "train"]
+    assert LineageLedger().read(report.record).parents == (made,)
+
+
+def test_adapter_of_another_model_is_refused(base: Path, adapter: Path, tmp_path: Path) -> None:
+    saved = read_peft_folder(adapter)
+    other = {k.replace("q_proj", "w_proj"): v for k, v in saved.tensors.items()}
+    write_peft_folder(tmp_path / "other", saved.settings, other)
+    with pytest.raises(ModelFormatError, match=r"adapter of another model: .*w_proj"):
+        merge(tmp_path / "other", base, tmp_path / "merged")
+    with pytest.raises(ConfigError, match="exists already"):
+        merge(adapter, base, base)
+
+
+def test_setting_that_is_not_read_is_refused(base: Path, adapter: Path, tmp_path: Path) -> None:
+    saved = read_peft_folder(adapter)
+    write_peft_folder(tmp_path / "dora", {**saved.settings, "use_dora": True}, saved.tensors)
+    with pytest.raises(ModelFormatError, match="use_dora=True is not read here"):
+        merge(tmp_path / "dora", base, tmp_path / "merged")
+
+
+def test_command_says_what_it_did(base: Path, adapter: Path, tmp_path: Path) -> None:
+    import typer
+
+    from yearling.cli.merge import merge as command
+
+    app = typer.Typer()
+    app.command()(command)
+    result = CliRunner().invoke(app, [str(adapter), str(tmp_path / "merged")])
+    assert result.exit_code == 0, result.output
+    assert "0.001 allowed" in result.output
+    strict = ["--base", str(base), "--tolerance", "0", str(adapter), str(tmp_path / "again")]
+    result = CliRunner().invoke(app, strict)
+    assert result.exit_code == 1
+    assert "differs by more than the tolerance of 0" in result.output
+
+
+def test_folder_is_a_base_as_well(tmp_home: Path, tmp_path: Path) -> None:
+    base = write_folder(tmp_path / "base")
+    adapter = save_adapter(base, tmp_path / "adapter", targets=("query", "down_proj"))
+    assert merge(adapter, base, tmp_path / "merged").is_within_tolerance
