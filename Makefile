@@ -47,6 +47,7 @@ test-fast: $(DEV)
 # Tests that kill processes or measure time run alone, after the others.
 test: $(DEV)
 	@$(SET_UP) chromium
+	@$(SET_UP) tracer
 	@$(BIN)/python -m pytest -q -n 2 -m "not (faults or browser)" $(PYTEST_ARGS)
 	@$(BIN)/python -m pytest -q -m "faults or browser" $(PYTEST_ARGS)
 
@@ -73,6 +74,6 @@ $(DEV): $(MINIMAL)
 	@$(SET_UP) dev
 	@touch $@
 
-$(PEERS): benchmarks/serving/requirements.txt tools/set_up.sh
+$(PEERS): benchmarks/serving/requirements.txt benchmarks/training/requirements.txt tools/set_up.sh
 	@$(SET_UP) peers
 	@touch $@

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sets up what a make target needs: set_up.sh minimal | dev | peers | chromium | wheel.
+# Sets up what a make target needs: set_up.sh minimal | dev | peers | chromium | tracer | wheel.
 # Quiet unless it fails; the whole output is in build/STEP.log.
 set -eu
 cd "$(dirname "$0")/.."
@@ -106,19 +106,27 @@ peers() {
     quietly install-peers "Installing the engines to compare with; a few minutes …" \
         env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT \
         .venv-bench/bin/python -m pip --disable-pip-version-check install --quiet \
-        --requirement benchmarks/serving/requirements.txt
+        --requirement benchmarks/serving/requirements.txt \
+        --requirement benchmarks/training/requirements.txt
+}
+
+# system_package NAME TEXT: what only the system's own packages hold.
+system_package() {
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        quietly "$1" "Installing $1 for $2 …" sh -c \
+            "apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y $1"
+    else
+        fail "$2 need $1. Install with:" "sudo apt-get install -y $1"
+    fi
 }
 
 chromium() {
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null ||
-        command -v google-chrome >/dev/null && return
-    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        quietly chromium "Installing Chromium for the tests of the page …" sh -c \
-            'apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y chromium'
-    else
-        fail "The tests of the page need Chromium. Install with:" \
-            "sudo apt-get install -y chromium"
-    fi
+        command -v google-chrome >/dev/null || system_package chromium "the tests of the page"
+}
+
+tracer() {
+    command -v strace >/dev/null || system_package strace "the tests of crashes"
 }
 
 wheel() {
@@ -127,6 +135,6 @@ wheel() {
 }
 
 case "${1:-}" in
-minimal | dev | peers | chromium | wheel) "$1" ;;
-*) fail "usage: tools/set_up.sh minimal | dev | peers | chromium | wheel" ;;
+minimal | dev | peers | chromium | tracer | wheel) "$1" ;;
+*) fail "usage: tools/set_up.sh minimal | dev | peers | chromium | tracer | wheel" ;;
 esac

@@ -9,7 +9,19 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from yearling.cli import bench, chat, convert, doctor, models, serve, show
+from yearling.cli import (
+    bench,
+    chat,
+    convert,
+    data,
+    doctor,
+    merge,
+    models,
+    serve,
+    show,
+    systems,
+    train,
+)
 from yearling.core.errors import YearlingError
 
 __all__ = ["app", "main"]
@@ -38,6 +50,11 @@ app.command("list")(models.list_)
 app.command("show")(show.show)
 app.command("rm")(models.remove)
 app.command("convert")(convert.convert)
+app.add_typer(data.app, name="data")
+app.command("train")(train.train)
+app.command("merge")(merge.merge)
+app.command("systems")(systems.systems)
+app.command("run")(systems.run)
 app.add_typer(bench.app, name="bench")
 app.command("doctor")(doctor.doctor)
 

@@ -56,9 +56,7 @@ class Activations:
         return self.kept - self.layers + self.entries + self.largest_layer + passing
 
 
-def measure_activations(
-    decoder: TorchDecoder, tokens: int, *, sequence_tokens: int
-) -> Activations:
+def measure_activations(decoder: TorchDecoder, tokens: int, *, sequence_tokens: int) -> Activations:
     """Say what a micro-batch keeps.
 
     Args:
@@ -148,9 +146,7 @@ def _noted(decoder: TorchDecoder, book: _Book, layers: list[int]) -> Iterator[No
 
 def _share_of_experts(decoder: TorchDecoder) -> float:
     """Share of the chosen places that fall to one expert, evenly dealt."""
-    counts = [
-        layer.mlp.count for layer in decoder.spec.layers if isinstance(layer.mlp, Experts)
-    ]
+    counts = [layer.mlp.count for layer in decoder.spec.layers if isinstance(layer.mlp, Experts)]
     return 1 / min(counts) if counts else 1.0
 
 
@@ -161,9 +157,7 @@ class _Shapes(TorchFunctionMode):
         super().__init__()
         self._share = share
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             return _Attention.apply(*args[:3], kwargs.get("attn_mask"))  # type: ignore[no-untyped-call]
