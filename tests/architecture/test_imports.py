@@ -33,6 +33,8 @@ _OF_TRAIN = (
     "yearling.serving.executors.paged_cache",
     "yearling.serving.executors.torch",
     "yearling.serving.executors.transformers",
+    "yearling.systems.entries",
+    "yearling.training",
 )
 
 

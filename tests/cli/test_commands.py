@@ -13,7 +13,10 @@ import pytest
 from yearling.cli.main import app
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = {"bench", "chat", "convert", "doctor", "list", "pull", "rm", "serve", "show", "version"}
+COMMANDS = {
+    *("bench", "chat", "convert", "data", "doctor", "list", "merge", "plan", "pull", "rm", "run"),
+    *("serve", "show", "systems", "train", "version"),
+}
 
 
 def run(*arguments: str, stdin: str | None = None, **environment: str):

@@ -20,7 +20,7 @@ PATH = r'"((?:[^"\\]|\\.)*)"'
 def trace(root: Path, options: Sequence[str], output: str = "/dev/null") -> int:
     """Run the probe under strace; its exit status, negative for a signal."""
     program = shutil.which("strace")
-    assert program is not None, "strace is not installed: run `tools/set_up.sh strace`."
+    assert program is not None, "strace is not installed: run `tools/set_up.sh tracer`."
     # Calls that are not asked for pass at full speed, but then no signal is sent.
     speed = [] if any("signal=" in option for option in options) else ["--seccomp-bpf"]
     probe = [sys.executable, "-S", "-E", "-c", _START, str(ROOT), str(root)]

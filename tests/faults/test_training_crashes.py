@@ -1,6 +1,10 @@
 """Training that is killed, runs out of disk, or loses a process: nothing is lost, nothing mixed."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +15,9 @@ import pytest
 
 from tests.faults.durable_probe import CONTENT, REFUSED, fill
 from tests.faults.system_calls import crash_states, own_calls, record, trace
+from tests.server.live import ROOT
 from yearling.training import durable
+from yearling.training.parallel import torchrun_command
 
 pytestmark = pytest.mark.faults
 
@@ -129,6 +135,76 @@ def test_power_cut_test_finds_a_writer_that_forgets_fsync(tmp_path: Path) -> Non
         except (AssertionError, durable.CheckpointError):
             marks.add(b"bad")
     assert b"bad" in marks
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kills", [10, pytest.param(40, marks=pytest.mark.slow)])
+def test_training_killed_and_resumed_ends_with_the_same_bits(
+    kills: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended = _run([sys.executable, "-m", "tests.faults.training_worker", "alone"], tmp_path, [kills])
+    told = json.loads(ended.stdout.splitlines()[-1])
+    assert [status for _, status, _ in told["kills"]] == [-9] * kills
+    inside = [place for place, _, _ in told["kills"] if place]
+    assert inside == ["state.json", "manifest.json", "pointer"]
+    steps = [step for _, _, step in told["kills"]]
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 2, "kills came at different places of the run"
+    assert {"modules", "optimizers", "random", "source", "log"} <= set(told["whole"])
+    assert told["killed"] == told["whole"]
+    _promise(
+        capsys,
+        f"{kills} SIGKILLs, {len(inside)} inside a save: weights, optimizer, random numbers, place "
+        "in the data and loss log have the bits of the run in peace",
+    )
+
+
+@pytest.mark.timeout(300)
+def test_training_survives_a_lost_process(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digests = {}
+    for name, kills in (("whole", []), ("killed", [3, 7, 11])):
+        folder = tmp_path / name
+        folder.mkdir()
+        command, changes = torchrun_command(
+            ["-m", "tests.faults.training_worker", "rank"], 2, tmp_path / f"{name}-meeting"
+        )
+        _run(command, folder, kills, **changes)
+        assert sorted(path.name for path in folder.glob("killed-at-*")) == sorted(
+            f"killed-at-{step}" for step in kills
+        )
+        addresses = json.loads((folder / "listening.json").read_text())
+        assert addresses
+        assert set(addresses) <= {"127.0.0.1", "::1"}
+        digests[name] = _digest(folder)
+    assert digests["killed"] == digests["whole"]
+    _promise(
+        capsys,
+        "process 1 of 2 SIGKILLed at steps 3, 7 and 11: torchrun started again, the end has the "
+        "same bits; every port was on loopback",
+    )
+
+
+def _digest(folder: Path) -> dict[str, str]:
+    from tests.faults.training_worker import digest
+
+    return digest(folder)
+
+
+def _run(
+    command: Sequence[str], folder: Path, words: Sequence[object], **changes: str
+) -> "subprocess.CompletedProcess[str]":
+    ended = subprocess.run(
+        [*command, str(folder), *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=240,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}", "OMP_NUM_THREADS": "1", **changes},
+    )
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    return ended
 
 
 def _commit_moment(

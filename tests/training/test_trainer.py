@@ -93,7 +93,7 @@ def test_loss_falls_and_every_step_is_in_the_metrics(full_run: Any) -> None:
     lines = read_metrics(result.output / "metrics.jsonl")
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 41))
-    assert steps[-1]["loss"] < steps[0]["loss"] / 4
+    assert steps[-1]["loss"] < steps[0]["loss"] / 3
     assert steps[-1].keys() >= {"epoch", "lr", "grad_norm", "tokens", "tokens_per_second"}
     validated = [line for line in lines if "validation_loss" in line]
     assert [line["step"] for line in validated] == [10, 20, 30, 40]

@@ -17,6 +17,7 @@ from yearling.cli import (
     doctor,
     merge,
     models,
+    plan,
     serve,
     show,
     systems,
@@ -52,6 +53,7 @@ app.command("rm")(models.remove)
 app.command("convert")(convert.convert)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
+app.command("plan")(plan.plan)
 app.command("merge")(merge.merge)
 app.command("systems")(systems.systems)
 app.command("run")(systems.run)

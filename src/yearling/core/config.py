@@ -213,7 +213,10 @@ def _two_lines(what: str, where: str) -> str:
 def _origin(locations: Sequence[Location], source: _Source) -> str:
     """Say where values came from: `Set in sft.yaml:7, overridden by --set …. `."""
     sentences = []
-    for at in locations:
+    for place in locations:
+        at = place
+        while at and at not in source.set_in and at not in source.overridden_by:
+            at = at[:-1]  # a section that was written as a single value
         file, override = source.set_in.get(at), source.overridden_by.get(at)
         if file and override:
             sentences.append(f"Set in {file}, overridden by {override}. ")

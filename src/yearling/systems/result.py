@@ -15,7 +15,15 @@ from yearling.core.config import Config
 from yearling.core.errors import CatalogueError
 from yearling.systems.system import System
 
-__all__ = ["Machine", "Result", "ResultCurve", "read_result", "this_machine", "write_result"]
+__all__ = [
+    "RESULTS",
+    "Machine",
+    "Result",
+    "ResultCurve",
+    "read_result",
+    "this_machine",
+    "write_result",
+]
 
 RESULTS = Path(__file__).with_name("results")
 

@@ -89,9 +89,13 @@ def _run(decoder: TorchDecoder, tokens: int, sequence_tokens: int) -> Activation
     book = _Book(decoder.parameters())
     layers: list[int] = []
     width = decoder.spec.width * 4
-    with _noted(decoder, book, layers), saved_tensors_hooks(book.keep, lambda kept: kept):
-        with _Shapes(_share_of_experts(decoder)), torch.enable_grad():
-            decoder(torch.zeros(tokens, dtype=torch.int64, device="meta"), segments)
+    with (
+        _noted(decoder, book, layers),
+        saved_tensors_hooks(book.keep, lambda kept: kept),
+        _Shapes(_share_of_experts(decoder)),
+        torch.enable_grad(),
+    ):
+        decoder(torch.zeros(tokens, dtype=torch.int64, device="meta"), segments)
     return Activations(
         kept=book.total,
         largest_layer=max(layers),

@@ -145,9 +145,10 @@ def _write_tensors(part: Path, tensors: dict[str, Tensor]) -> None:
     buckets: dict[str, int] = {}
     filled, bucket = 0, 1
     for name, tensor in tensors.items():
-        filled += tensor.numel() * tensor.element_size()
+        size = tensor.numel() * tensor.element_size()
+        filled += size
         if filled > _BUCKET_BYTES and buckets:
-            filled, bucket = 0, bucket + 1
+            filled, bucket = size, bucket + 1
         buckets[name] = bucket
     is_alone = not _has_group()
     writer = HuggingFaceStorageWriter(str(place), buckets, save_distributed=True)

@@ -199,7 +199,8 @@ def pointed(root: Path, name: str) -> Path | None:
         folder = root / (root / name).readlink()
     except OSError:
         return None
-    return folder if folder.parent == root and folder.is_dir() else None
+    is_inside = folder.parent == root and _NAME.fullmatch(folder.name) is not None
+    return folder if is_inside and folder.is_dir() else None
 
 
 def list_folders(root: Path) -> list[Path]:

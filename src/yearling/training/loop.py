@@ -86,7 +86,9 @@ class Optimization:
 
     build: Callable[[Update[Any]], torch.optim.Optimizer]
     uses_closure: bool = False
-    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(name="constant"))
+    schedule: ScheduleConfig = field(
+        default_factory=lambda: ScheduleConfig(name="constant", warmup=0)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ class LoopResult:
 
 
 def _ignore(report: Any) -> None:
-    pass
+    return
 
 
 def _never() -> bool:

@@ -70,7 +70,7 @@ def one_round(batches: Sequence[Batch]) -> Iterator[Sequence[Batch]]:
 
 
 def _nothing(step: int) -> None:
-    pass
+    return
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from yearling.core.memory import available_bytes
 from yearling.models import presets, store
 from yearling.models.checkpoint import open_checkpoint
 from yearling.models.families import families
+from yearling.models.plan import count_parameters
 from yearling.models.spec import Attention, ModelSpec
 from yearling.models.torch_decoder import TorchDecoder
 from yearling.training.activations import Activations, measure_activations
@@ -49,6 +51,9 @@ _NUMBER_BYTES = 4
 _SMALLEST_MICRO_BATCH = 64
 _MEASURED_SECONDS = 0.2
 _COUNTED_STEPS = 500
+_LEAN_OPTIMIZERS = ("adamw_8bit", "adamw_4bit", "adafactor")
+
+Change = tuple[str, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +202,7 @@ def plan_memory(
         MemoryPart("activations", _held(config, found), _activation_note(config, tokens)),
         MemoryPart("logits", _logit_bytes(spec, tokens), f"{_LOGIT_ROWS:,} rows at once at most"),
     ]
-    return tuple(parts)
+    return (*parts, *_loading(spec, parts))
 
 
 def check_fits(config: TrainConfig, plan: RunPlan) -> None:
@@ -226,10 +231,12 @@ def refuse_message(config: TrainConfig, plan: RunPlan) -> str:
     )
     spec = find_spec(config)
     fitting = []
-    for text, changes in _single_changes(config):
-        needed = _needed(config, spec, changes)
-        if needed <= plan.available:
-            fitting.append(f"{text} ({_giga(needed)})")
+    for choices in _single_changes(config):
+        for text, changes in choices:
+            needed = _needed(config, spec, changes)
+            if needed <= plan.available:
+                fitting.append(f"{text} ({_giga(needed)})")
+                break
     if fitting:
         return f"{head}\n  Any one of these fits: {'; '.join(fitting)}."
     together: dict[str, Any] = {}
@@ -249,11 +256,26 @@ def refuse_message(config: TrainConfig, plan: RunPlan) -> str:
 
 def _build(config: TrainConfig, spec: ModelSpec) -> TorchDecoder:
     """The model as it will be trained, without memory."""
+    if config.adapter is None:
+        return _decoder_of(spec, None, "")
+    return _decoder_of(spec, config.adapter.name, config.adapter.options.model_dump_json())
+
+
+@lru_cache(maxsize=4)
+def _decoder_of(spec: ModelSpec, adapter: str | None, options: str) -> TorchDecoder:
     decoder = TorchDecoder(spec, families.get(spec.family))
-    if config.adapter is not None:
-        kind: AdapterKind[Any] = adapters.get(config.adapter.name)
-        kind.attach(decoder, config.adapter.options, config.seed)
+    if adapter is not None:
+        kind: AdapterKind[Any] = adapters.get(adapter)
+        kind.attach(decoder, kind.config.model_validate_json(options), 0)
     return decoder
+
+
+def _loading(spec: ModelSpec, parts: Sequence[MemoryPart]) -> Iterator[MemoryPart]:
+    """What loading takes beyond training: the base comes in float32 before it is quantised."""
+    loaded = count_parameters(spec).total * _NUMBER_BYTES
+    training = sum(part.num_bytes for part in parts if part.name != "process")
+    if loaded > training:
+        yield MemoryPart("loading", loaded - training, "the base in float32, before four bits")
 
 
 def _size(value: torch.Tensor) -> int:
@@ -313,24 +335,21 @@ def _needed(config: TrainConfig, spec: ModelSpec, changes: Mapping[str, Any]) ->
     return sum(part.num_bytes for part in parts)
 
 
-def _single_changes(config: TrainConfig) -> Iterator[tuple[str, dict[str, Any]]]:
-    for tokens in _smaller(config.micro_batch_tokens):
-        change = {"micro_batch_tokens": tokens}
-        if _needed(config, find_spec(config), change) <= available_bytes():
-            yield f"micro_batch_tokens: {tokens}", change
-            break
+def _single_changes(config: TrainConfig) -> Iterator[list[Change]]:
+    """Settings that may help alone; of each list the first that fits is named."""
+    tokens = config.micro_batch_tokens
+    yield [(f"micro_batch_tokens: {n}", {"micro_batch_tokens": n}) for n in _smaller(tokens)]
     if not config.use_checkpointing:
-        yield "use_checkpointing: true", {"use_checkpointing": True}
+        yield [("use_checkpointing: true", {"use_checkpointing": True})]
     if config.adapter is None:
-        yield "adapter: lora", {"adapter": "lora"}
-        for name in ("adafactor", "adamw_8bit", "adamw_4bit"):
-            if name in optimizers.names() and config.optimizer.name != name:
-                yield f"optimizer: {name}", {"optimizer": name}
-    if config.adapter is None or config.adapter.name != "qlora":
-        yield "adapter: qlora", {"adapter": "qlora"}
+        others = [name for name in _LEAN_OPTIMIZERS if name != config.optimizer.name]
+        yield [(f"optimizer: {name}", {"optimizer": name}) for name in others]
+    names = {None: ("lora", "qlora"), "qlora": ()}
+    wanted = names.get(config.adapter.name if config.adapter else None, ("qlora",))
+    yield [(f"adapter: {name}", {"adapter": name}) for name in wanted]
 
 
-def _all_changes(config: TrainConfig) -> Iterator[tuple[str, dict[str, Any]]]:
+def _all_changes(config: TrainConfig) -> Iterator[Change]:
     """Settings one after another, what costs least first."""
     if not config.use_checkpointing:
         yield "use_checkpointing: true", {"use_checkpointing": True}

@@ -38,7 +38,7 @@ _SIZES: Mapping[str, Any] = {
 }
 _STEPS, _SEQUENCES, _LENGTH = 1_000, 4, 64
 _NUM_VALIDATION = 128  # sequences
-_LR, _OPTIONS = 2e-3, {"weight_decay": 0.1, "beta2": 0.999}
+_LR, _OPTIONS = 1e-3, {"weight_decay": 0.1, "beta2": 0.999}
 _DIVERGED = 100.0  # %, shown for a run that diverged, or ended higher still
 _GUESSING = log(_SIZES["vocab_size"])  # nats
 _WARM_UP = 100  # steps after which a run above guessing is given up
