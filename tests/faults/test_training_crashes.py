@@ -186,6 +186,24 @@ def test_training_survives_a_lost_process(
     )
 
 
+def test_job_that_meets_nan_fails_and_leaves_the_last_good_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-m", "tests.faults.training_worker", "spoiled"]
+    ended = _run(command, tmp_path, [], status=1)
+    assert "NonFiniteError: step 7: loss is nan" in ended.stderr
+    assert "rows: row " in ended.stderr
+    root = tmp_path / "checkpoints"
+    last = durable.pointed(root, "last")
+    assert last is not None
+    assert durable.step_of(last) == 6
+    assert durable.find_last(root) == last
+    log = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
+    assert [entry[0] for entry in log] == [1, 2, 3, 4, 5, 6, 7]
+    assert repr(log[-1][1]) == "nan"
+    _promise(capsys, "a NaN in step 7: the job failed, named its rows, and `last` is step 6")
+
+
 def _digest(folder: Path) -> dict[str, str]:
     from tests.faults.training_worker import digest
 
@@ -193,7 +211,7 @@ def _digest(folder: Path) -> dict[str, str]:
 
 
 def _run(
-    command: Sequence[str], folder: Path, words: Sequence[object], **changes: str
+    command: Sequence[str], folder: Path, words: Sequence[object], status: int = 0, **changes: str
 ) -> "subprocess.CompletedProcess[str]":
     ended = subprocess.run(
         [*command, str(folder), *map(str, words)],
@@ -203,7 +221,7 @@ def _run(
         timeout=240,
         env={**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}", "OMP_NUM_THREADS": "1", **changes},
     )
-    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert ended.returncode == status, ended.stderr[-4000:]
     return ended
 
 

@@ -2,7 +2,7 @@
 
 `training_worker alone FOLDER KILLS` forks one process after another and kills each: torch is
 imported once. `training_worker rank FOLDER STEP…` is one of torchrun's processes; rank 1 kills
-itself at each of the steps, once.
+itself at each of the steps, once. `training_worker spoiled FOLDER` meets a NaN in step 7.
 """
 
 import hashlib
@@ -61,14 +61,15 @@ class ShuffledRows:
         self.random.set_state(state["random"])
 
 
-def make_objective() -> Objective[torch.Tensor]:
+def make_objective(spoils: Callable[[], bool]) -> Objective[torch.Tensor]:
     torch.manual_seed(3)
     model = nn.Sequential(nn.Linear(6, 24), nn.Dropout(0.3), nn.Tanh(), nn.Linear(24, 1))
     inputs = torch.randn(ROWS, 6)
     targets = inputs.sin().sum(1)
 
     def loss(rows: torch.Tensor) -> Loss:
-        return Loss((model(inputs[rows])[:, 0] - targets[rows]).square().sum())
+        total = (model(inputs[rows])[:, 0] - targets[rows]).square().sum()
+        return Loss(total * float("nan") if spoils() else total)
 
     return Objective(
         {"model": model}, [Update("loss", dict(model.named_parameters()), loss, lambda b: len(b))]
@@ -82,6 +83,7 @@ def train(
     every: int = SAVE_EVERY,
     ranks: Ranks = ALONE,
     after_step: Callable[[int], None] = lambda step: None,
+    spoils: Callable[[], bool] = lambda: False,
 ) -> None:
     """Go on from the last checkpoint to the end, with a log of losses that can be taken up."""
     log = folder / "losses.jsonl"
@@ -112,7 +114,7 @@ def train(
         ranks=ranks,
     )
     config = LoopConfig(steps, seed=7, checkpoint_every=every)
-    loop = Loop(make_objective(), source, optimization, config, hooks)
+    loop = Loop(make_objective(spoils), source, optimization, config, hooks)
     if found is not None:
         loop.load_state_dict(checkpoint.load(found, loop.state_dict()))
     loop.run()
@@ -138,28 +140,32 @@ def digest(folder: Path) -> dict[str, str]:
 def run_alone(folder: Path, kills: int) -> None:
     """Train once in peace and once with kills, three of them inside a save; print what came."""
     torch.set_num_threads(1)
-    (folder / "whole").mkdir()
-    (folder / "killed").mkdir()
-    assert _fork(lambda: train(folder / "whole")) == 0
+    steps = STEPS * kills // 10
+    whole, killed = folder / "whole", folder / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    assert _fork(lambda pipe: train(whole, steps=steps)) == 0
     random = Random(20)
     told = []
     for number in range(kills):
         place = INSIDE[number // 3] if number % 3 == 1 and number < 9 else None
-        status = _fork(
-            lambda place=place: _train_slowly(folder / "killed", place),
-            None if place else random.uniform(0.05, 0.35),
-        )
-        last = durable.find_last(folder / "killed" / "checkpoints")
+        moment = None if place else (random.randint(1, 12), random.uniform(0, 0.02))
+        status = _fork(lambda pipe, place=place: _train_slowly(killed, steps, pipe, place), moment)
+        last = durable.find_last(killed / "checkpoints")
         told.append([place, status, 0 if last is None else durable.step_of(last)])
-    assert _fork(lambda: train(folder / "killed")) == 0
-    print(json.dumps({"whole": digest(folder / "whole"), "killed": digest(folder / "killed"),
-                      "kills": told}))  # fmt: skip
+    assert _fork(lambda pipe: train(killed, steps=steps)) == 0
+    print(json.dumps({"whole": digest(whole), "killed": digest(killed), "kills": told}))
 
 
-def _train_slowly(folder: Path, place: str | None) -> None:
+def _train_slowly(folder: Path, steps: int, pipe: int, place: str | None) -> None:
     if place is not None:
         _kill_inside(place)
-    train(folder, after_step=lambda step: time.sleep(0.02))
+
+    def after_step(step: int) -> None:
+        os.write(pipe, b".")
+        time.sleep(0.01)
+
+    train(folder, steps=steps, after_step=after_step)
 
 
 def _kill_inside(place: str) -> None:
@@ -180,20 +186,30 @@ def _kill_inside(place: str) -> None:
     durable.write_file, durable.point = killing_write, killing_point
 
 
-def _fork(work: Callable[[], None], seconds: float | None = None) -> int:
-    """Work in a process of its own, killed after some seconds; its status, -9 when killed."""
+def _fork(work: Callable[[int], None], moment: tuple[int, float] | None = None) -> int:
+    """Work in a process of its own, given a pipe to tell its steps; -9 when it was killed.
+
+    Args:
+        moment: After how many steps it is killed, and how many seconds after them.
+    """
+    told, telling = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            work()
+            work(telling)
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
             os._exit(1)
         os._exit(0)
-    if seconds is not None:
-        time.sleep(seconds)
+    os.close(telling)
+    if moment is not None:
+        for _ in range(moment[0]):
+            os.read(told, 1)
+        time.sleep(moment[1])
         os.kill(pid, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(told)
+    return status
 
 
 def run_rank(folder: Path, kill_steps: Sequence[int]) -> None:
@@ -215,6 +231,12 @@ def run_rank(folder: Path, kill_steps: Sequence[int]) -> None:
             (folder / "done.json").write_text("{}")
 
 
+def run_spoiled(folder: Path) -> None:
+    """Train as a job would, with a loss of NaN in step 7."""
+    done = [0]
+    train(folder, every=2, after_step=done.append, spoils=lambda: done[-1] == 6)
+
+
 def _listening() -> list[str]:
     """Addresses at which this process or torchrun listens."""
     here = psutil.Process()
@@ -230,5 +252,7 @@ def _listening() -> list[str]:
 if __name__ == "__main__":
     if sys.argv[1] == "alone":
         run_alone(Path(sys.argv[2]), int(sys.argv[3]))
+    elif sys.argv[1] == "spoiled":
+        run_spoiled(Path(sys.argv[2]))
     else:
         run_rank(Path(sys.argv[2]), [int(word) for word in sys.argv[3:]])

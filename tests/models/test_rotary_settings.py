@@ -69,7 +69,10 @@ def test_base_defaults_to_ten_thousand() -> None:
         ({"rope_scaling": {**_LLAMA3, "mscale": 1.0}}, "mscale=1.0 is not known"),
         ({"rope_scaling": {**_LLAMA3, "high_freq_factor": 1.0}}, "high_freq_factor=1.0"),
         ({"rope_scaling": {"rope_type": "power"}}, "exponent is missing"),
-        ({"rope_scaling": {"rope_type": "truncated", "low_turns": 2, "high_turns": 1}}, "high_turns=1"),
+        (
+            {"rope_scaling": {"rope_type": "truncated", "low_turns": 2, "high_turns": 1}},
+            "high_turns=1",
+        ),
         ({"rope_scaling": "linear"}, "rope_scaling='linear' must be a mapping"),
         ({"rope_theta": float("inf")}, "rope_theta=inf must be finite"),
         (

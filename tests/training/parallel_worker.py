@@ -23,7 +23,7 @@ from yearling.models.torch_decoder import (
     labelled_losses,
 )
 from yearling.training import checkpoint
-from yearling.training.loop import Hooks, LoopConfig, Loop, Optimization, StepReport
+from yearling.training.loop import Hooks, Loop, LoopConfig, Optimization, StepReport
 from yearling.training.objective import Loss, Objective, Update
 from yearling.training.parallel import ParallelConfig, Processes, ShareOfSource, process_group
 from yearling.training.ranks import ALONE
@@ -112,14 +112,13 @@ def train(
         loop.load_state_dict(checkpoint.load(path, loop.state_dict()))
     loop.run()
     weights = {name: whole(value) for name, value in decoder.state_dict().items()}
-    told = {
+    return {
         "losses": [report.updates["loss"].loss for report in reports],
         "norms": [report.updates["loss"].grad_norm for report in reports],
         "twice": [report.updates["loss"].metrics["twice"] for report in reports],
         "weights": {name: value.flatten().tolist() for name, value in weights.items()},
         "digest": _digest(weights),
     }
-    return told
 
 
 def _save(out: Path, step: int, state: Mapping[str, Any]) -> None:

@@ -12,8 +12,9 @@ from yearling.core.errors import CheckpointError
 from yearling.training import checkpoint, durable
 
 DTYPES = (
-    "float32 float64 float16 bfloat16 int8 int16 int32 int64 uint8 bool complex64 float8_e4m3fn"
-).split()
+    *("float32", "float64", "float16", "bfloat16", "float8_e4m3fn", "complex64"),
+    *("int8", "int16", "int32", "int64", "uint8", "bool"),
+)
 
 
 def assert_same(one: Any, other: Any, path: str = "state") -> None:

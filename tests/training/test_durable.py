@@ -35,7 +35,7 @@ def test_written_folder_is_the_last_one(tmp_path: Path) -> None:
     root = tmp_path / "run" / "checkpoints"
     first, second = _write(root, 5, 10)
     assert durable.find_last(root) == second == durable.pointed(root, "last")
-    assert os.readlink(root / "last") == "step-00000010"
+    assert (root / "last").readlink() == Path("step-00000010")
     assert set(durable.read_folder(first).sizes) == {
         "state.json",
         "tensors/first.bin",

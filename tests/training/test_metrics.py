@@ -10,7 +10,7 @@ import pytest
 
 from yearling.core.errors import UnsupportedError
 from yearling.training.curve import draw_curve, smooth
-from yearling.training.loop import StepReport, UpdateReport, ValidationReport
+from yearling.training.hooks import StepReport, UpdateReport, ValidationReport
 from yearling.training.metrics import (
     MetricsFile,
     open_writers,

@@ -18,6 +18,7 @@ from yearling.training import checkpoint, trainer
 from yearling.training.config import TrainConfig
 from yearling.training.loop import Loop
 from yearling.training.metrics import read_metrics
+from yearling.training.run_card import read_run_card
 from yearling.training.trainer import TrainResult, train
 
 
@@ -61,7 +62,9 @@ def config(base: Path, rows: Path, output: Path, *overrides: str) -> TrainConfig
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
-    return {f.name: f.read_bytes() for f in sorted(folder.iterdir()) if f.is_file()}
+    """Every file but the card, which says when and where."""
+    card = {"run.json", "README.md"}
+    return {f.name: f.read_bytes() for f in sorted(folder.iterdir()) if f.name not in card}
 
 
 def losses(run: Path) -> list[dict[str, Any]]:
@@ -113,7 +116,8 @@ def test_run_folder_says_what_it_came_from(full_run: Any, rows: Path) -> None:
     assert saved.optimizer.to_values()["lr"] == 3e-3
     assert saved.data.paths == (str(rows),)
     assert record.step == "train"
-    assert any(name.endswith("config.yaml") for name in record.data)
+    assert read_run_card(result.model).record == result.record
+    assert read_run_card(result.output).scores["steps"] == 40
     assert any(name.endswith("model.safetensors") for name in record.outputs)
 
 

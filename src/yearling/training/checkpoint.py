@@ -85,14 +85,15 @@ def load(path: Path, like: Mapping[str, Any] | None = None) -> dict[str, Any]:
     Args:
         path: Folder of the checkpoint.
         like: A state of the same run as it is now: where it has a sharded tensor, the one that is
-            read is sharded in the same way. Everything else is whole, on the processor.
+            read is sharded in the same way, and so is what belongs to one by name and shape, as
+            an optimizer's averages do. Everything else is whole, on the processor.
 
     Raises:
         CheckpointError: it is missing, damaged, or of tensors of another shape.
     """
     document = _read(path)
     tensors: dict[str, Tensor] = {}
-    _make_tensors(document["state"], like, tensors, ())
+    _make_tensors(document["state"], like, _Layout(like, tensors), ())
     with _refusals_told(path):
         _read_tensors(path, tensors)
     state: dict[str, Any] = from_json(document["state"], tensors)
@@ -203,37 +204,60 @@ def _read(path: Path) -> dict[str, Any]:
     return _from_first(check)
 
 
-def _make_tensors(value: Any, like: Any, tensors: dict[str, Tensor], path: tuple[str, ...]) -> None:
-    """Make an empty tensor for each name of the JSON, sharded as the one at its place now."""
+class _Layout:
+    """The tensors of a checkpoint as this run wants them, empty.
+
+    Attributes:
+        tensors: By the name that the JSON has for them.
+    """
+
+    def __init__(self, like: Any, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+        self._sharded: dict[str, DTensor] = {}
+        self._collect(like)
+
+    def add(self, value: Mapping[str, Any], like: Any, path: tuple[str, ...]) -> None:
+        """Make the tensor that the JSON names."""
+        dtype, shape = getattr(torch, value["dtype"]), value["shape"]
+        if isinstance(like, DTensor):
+            if list(like.shape) != shape or like.dtype != dtype:
+                now = f"{str(like.dtype).removeprefix('torch.')} {list(like.shape)}"
+                raise CheckpointError(
+                    f"{'.'.join(path)} is {value['dtype']} {shape} in the checkpoint and {now} in "
+                    "this run.\n  Resume with the model and options that the run began with."
+                )
+        else:  # a new optimizer has no state yet, so its parameter says how to shard it
+            like = next((self._sharded[name] for name in path if name in self._sharded), None)
+        if isinstance(like, DTensor) and list(like.shape) == shape:
+            self.tensors[value["$tensor"]] = torch.empty_like(like, dtype=dtype)
+        else:
+            self.tensors[value["$tensor"]] = torch.empty(shape, dtype=dtype)
+
+    def _collect(self, like: Any) -> None:
+        if isinstance(like, Mapping):
+            for key, value in like.items():
+                if isinstance(value, DTensor):
+                    self._sharded.setdefault(str(key), value)
+                self._collect(value)
+
+
+def _make_tensors(value: Any, like: Any, layout: _Layout, path: tuple[str, ...]) -> None:
+    """Make an empty tensor for each name of the JSON."""
     if isinstance(value, list):
         inside = like if isinstance(like, list | tuple) and len(like) == len(value) else ()
         for number, item in enumerate(value):
             part = inside[number] if inside else None
-            _make_tensors(item, part, tensors, (*path, str(number)))
+            _make_tensors(item, part, layout, (*path, str(number)))
     elif isinstance(value, dict) and "$tensor" in value:
-        tensors[value["$tensor"]] = _empty(value, like, path)
+        layout.add(value, like, path)
     elif isinstance(value, dict) and "$tuple" in value:
-        _make_tensors(value["$tuple"], like, tensors, path)
+        _make_tensors(value["$tuple"], like, layout, path)
     elif isinstance(value, dict):
         pairs = value["$map"] if "$map" in value else value.items()
         for key, item in pairs:
-            part = (
-                like.get(key) if isinstance(like, Mapping) and not isinstance(key, dict) else None
-            )
-            _make_tensors(item, part, tensors, (*path, str(key)))
-
-
-def _empty(value: Mapping[str, Any], like: Any, path: tuple[str, ...]) -> Tensor:
-    dtype = getattr(torch, value["dtype"])
-    if not isinstance(like, DTensor):
-        return torch.empty(value["shape"], dtype=dtype)
-    if list(like.shape) != value["shape"] or like.dtype != dtype:
-        raise CheckpointError(
-            f"{'.'.join(path)} is {value['dtype']} {value['shape']} in the checkpoint and "
-            f"{str(like.dtype).removeprefix('torch.')} {list(like.shape)} in this run.\n"
-            "  Resume with the model and the options that the run began with."
-        )
-    return torch.empty_like(like)
+            is_plain = isinstance(like, Mapping) and isinstance(key, str | int)
+            part = like.get(key) if is_plain else None
+            _make_tensors(item, part, layout, (*path, str(key)))
 
 
 @contextmanager

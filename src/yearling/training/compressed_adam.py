@@ -3,7 +3,7 @@
 Every step, tensor by tensor: restore both moments, update them and the weights in float32 as
 AdamW does, compress them again.
 
-Source: Li, Chen and Zhu 2023, arXiv:2309.01507, algorithm 1.
+Source: Li, Chen and Zhu 2023, arXiv:2309.01507.
 """
 
 from collections.abc import Callable, Iterable, Mapping

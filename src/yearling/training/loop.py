@@ -7,7 +7,7 @@ files: what surrounds it comes in as `Hooks`.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, NoReturn, TypeVar
@@ -17,11 +17,11 @@ import torch
 from yearling.core.errors import NonFiniteError
 from yearling.training.ema import WeightAverage
 from yearling.training.gradient import Gradient, NotFinite, UpdateRunner
+from yearling.training.hooks import Hooks, StepReport, UpdateReport, ValidationReport
 from yearling.training.loop_state import ModuleState, load_optimizer_state, optimizer_state
 from yearling.training.objective import BatchSource, Objective, Update
 from yearling.training.precision import Precision, autocast, choose_device, deterministic
 from yearling.training.random_state import load_random_state, random_state, seed_everything
-from yearling.training.ranks import ALONE, Ranks
 from yearling.training.schedules import ScheduleConfig, rate_factor
 
 __all__ = [
@@ -92,63 +92,6 @@ class Optimization:
 
 
 @dataclass(frozen=True, slots=True)
-class UpdateReport:
-    """One update in a step, over all its rounds.
-
-    Attributes:
-        loss: Mean over units of all rounds and ranks; not a number where a run ends for that.
-        lr: Learning rate of the first parameter group.
-        grad_norm: Length of the last round's gradient, before clipping.
-        metrics: What the method adds, as means over the same units.
-    """
-
-    loss: float
-    lr: float
-    grad_norm: float
-    metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """What a step did.
-
-    Attributes:
-        step: From 1.
-        updates: By name, in order.
-        tokens: Of this step, over all ranks.
-        total_tokens: Since the run began.
-        step_seconds: Time of this step, without validation and checkpoints.
-        seconds: Training time since the run began, whatever was resumed in between.
-        epoch: Passes over the data so far; None where the source does not count them.
-    """
-
-    step: int
-    updates: Mapping[str, UpdateReport]
-    tokens: int
-    total_tokens: int
-    step_seconds: float
-    seconds: float
-    epoch: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class ValidationReport:
-    """A validation.
-
-    Attributes:
-        step: After which it was.
-        loss: Mean over units of the whole validation source.
-        metrics: What the method adds, as means.
-        is_best: Whether no validation before was better.
-    """
-
-    step: int
-    loss: float
-    metrics: Mapping[str, float]
-    is_best: bool
-
-
-@dataclass(frozen=True, slots=True)
 class LoopResult:
     """How a run ended.
 
@@ -165,53 +108,6 @@ class LoopResult:
     loss: float | None
     best_loss: float | None
     best_step: int | None
-
-
-def _ignore(report: Any) -> None:
-    return
-
-
-def _never() -> bool:
-    return False
-
-
-def _no_tokens(batch: Any) -> int:
-    return 0
-
-
-def _stay(batch: Any, device: torch.device) -> Any:
-    return batch
-
-
-def _unknown_epoch() -> float | None:
-    return None
-
-
-@dataclass(frozen=True)
-class Hooks(Generic[Batch]):
-    """What surrounds a loop.
-
-    Attributes:
-        on_step: Told of each step, also of one that ends the run because it is not finite.
-        on_validation: Told of each validation.
-        save: Writes a checkpoint: step, state, whether it is the best so far by validation.
-        is_stopping: Asked after each step; True ends the run with a checkpoint.
-        validation: Gives the micro-batches of the validation source, from its start.
-        num_tokens: Tokens of a micro-batch of the source, for speed.
-        move: Puts a micro-batch of the source on the device.
-        epoch: Passes over the data so far.
-        ranks: Processes that train together.
-    """
-
-    on_step: Callable[[StepReport], None] = _ignore
-    on_validation: Callable[[ValidationReport], None] = _ignore
-    save: Callable[[int, Mapping[str, Any], bool], None] | None = None
-    is_stopping: Callable[[], bool] = _never
-    validation: Callable[[], Iterable[Batch]] | None = None
-    num_tokens: Callable[[Batch], int] = _no_tokens
-    move: Callable[[Batch, torch.device], Batch] = _stay
-    epoch: Callable[[], float | None] = _unknown_epoch
-    ranks: Ranks = ALONE
 
 
 def run_loop(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from yearling.core.errors import UnsupportedError
-from yearling.training.loop import StepReport, ValidationReport
+from yearling.training.hooks import StepReport, ValidationReport
 
 __all__ = [
     "METRICS_FILE",

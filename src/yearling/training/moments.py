@@ -7,7 +7,7 @@ zero: its root divides, so an entry that rounds to zero would throw its weight f
 
 Legend: N elements of a tensor, K blocks of it.
 
-Source: Li, Chen and Zhu 2023, arXiv:2309.01507, sections 3 and 4.
+Source: Li, Chen and Zhu 2023, arXiv:2309.01507.
 """
 
 import math
@@ -44,7 +44,7 @@ def dynamic_exponent_map() -> Float[Tensor, "16"]:
     A code is a sign, a run of zeros that divides by ten each, and what bits are left to divide
     [0.1, 1] evenly; zero and one are added. Minus one is not among them.
 
-    Source: Dettmers 2015, arXiv:1511.04561; Li et al. 2023, appendix E.
+    Source: Dettmers 2015, arXiv:1511.04561; Li et al. 2023.
 
     >>> [round(value, 4) for value in dynamic_exponent_map()[7:].tolist()]
     [0.0, 0.0055, 0.0325, 0.0775, 0.2125, 0.4375, 0.6625, 0.8875, 1.0]
@@ -172,7 +172,7 @@ class RankOneCodes:
         values: The map, ascending (16,).
         block: Elements of a vector that share a scale.
 
-    Source: Li et al. 2023, section 4.2, algorithm 4.
+    Source: Li et al. 2023.
     """
 
     values: Float[Tensor, "16"]

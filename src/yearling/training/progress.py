@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from yearling.training.loop import StepReport
+from yearling.training.hooks import StepReport
 
 __all__ = ["training_bar"]
 

@@ -35,9 +35,9 @@ from yearling.training.batch import PackedBatch
 from yearling.training.config import TrainConfig
 from yearling.training.curve import draw_curve
 from yearling.training.dataset import RunData, prepare_data
-from yearling.training.loop import Hooks, Loop, LoopResult, StepReport, ValidationReport
+from yearling.training.hooks import Hooks, StepReport, ValidationReport
+from yearling.training.loop import Loop, LoopResult
 from yearling.training.loop_state import ModuleState
-from yearling.training.merge import record_step
 from yearling.training.method import methods
 from yearling.training.metrics import (
     METRICS_FILE,
@@ -55,6 +55,7 @@ from yearling.training.parallel.group import is_distributed
 from yearling.training.precision import choose_device
 from yearling.training.progress import training_bar
 from yearling.training.ranks import ALONE, Ranks
+from yearling.training.run_card import make_run_card, write_run_card
 from yearling.training.sharded import whole as gather
 from yearling.training.stopping import stop_on_signals
 
@@ -283,7 +284,15 @@ class Trainer:
         self._draw()
         if result.model is None:
             return replace(result, signal=stopped_by)
-        record = record_step("train", result.model, (run.path, self._folder / _CONFIG))
+        loop = result.loop
+        card = make_run_card(
+            self.config,
+            run.path,
+            run.renderer.template_hash,
+            report=run.data.report(),
+            scores={"loss": loop.loss, "best_validation_loss": loop.best_loss, "steps": loop.step},
+        )
+        record = write_run_card(self._folder, result.model, card).record
         return replace(result, record=record)
 
     def _draw(self) -> None:

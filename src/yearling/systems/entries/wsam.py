@@ -304,7 +304,7 @@ system = systems.register(
             "better than or level with SAM and its variants on CIFAR and ImageNet",
             "Yue et al. 2023, arXiv:2305.15817, abstract",
         ),
-        honesty="The paper trains ResNets on CIFAR and ImageNet; here a network of 36 thousand "
+        honesty="The paper trains ResNets on CIFAR and ImageNet; here a network of 34 thousand "
         "weights learns 600 images of digits. SAM and WSAM have the same radius, the usual one; a "
         "larger radius brings SAM nearer. Both need two gradients a step: about twice the time, "
         "which is printed.",

@@ -2,9 +2,9 @@
 
 Against eight bits: blocks are smaller, the second moment is scaled by row and column at once so
 that one outlier spoils little, and its map has no zero. Take it when the state is what does not
-fit; `factor_4bit` takes half as much again for a little less accuracy.
+fit; `factor_4bit` needs half of it.
 
-Source: Li, Chen and Zhu 2023, arXiv:2309.01507, section 4 and algorithm 1.
+Source: Li, Chen and Zhu 2023, arXiv:2309.01507.
 """
 
 from collections.abc import Iterable

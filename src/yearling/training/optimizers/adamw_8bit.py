@@ -2,7 +2,7 @@
 
 Blocks of 256 values share a scale, and codes follow a dynamic exponent map. A quarter of AdamW's
 state; the safe step between `adamw` and `adamw_4bit`. Runs where bitsandbytes has the kernel: on
-CUDA, and on CPUs from version 0.50 on.
+CUDA, and with version 0.50 on CPUs too.
 
 Source: Dettmers, Lewis, Shleifer and Zettlemoyer 2021, arXiv:2110.02861.
 """

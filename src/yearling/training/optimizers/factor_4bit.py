@@ -4,7 +4,7 @@ Half the state of `adamw_4bit`. The second moment of a matrix is the product of 
 columns' means, so it can be far off where a matrix is not of rank one; the momentum that Adafactor
 lacks is here.
 
-Source: Li, Chen and Zhu 2023, arXiv:2309.01507, section 4.3 ("4-bit Factor").
+Source: Li, Chen and Zhu 2023, arXiv:2309.01507 ("4-bit Factor").
 """
 
 from collections.abc import Iterable

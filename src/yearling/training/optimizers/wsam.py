@@ -6,7 +6,7 @@ which is the default, the base sees the plain gradient alone and the penalty mov
 beside it, as weight decay does in AdamW. Costs two gradients a step. Freeze the running
 statistics of batch norms in the second pass, if a model has any.
 
-Source: Yue, Jiang, Ye, Gao, Liu and Zhang 2023, arXiv:2305.15817, algorithms 1 and 2.
+Source: Yue, Jiang, Ye, Gao, Liu and Zhang 2023, arXiv:2305.15817.
 """
 
 from collections.abc import Callable, Iterable
