@@ -3,7 +3,6 @@
 import json
 import shutil
 import statistics
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
