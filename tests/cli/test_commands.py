@@ -14,7 +14,20 @@ from yearling.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
-    *("bench", "chat", "convert", "data", "doctor", "list", "merge", "plan", "pull", "rm", "run"),
+    *(
+        "bench",
+        "chat",
+        "convert",
+        "data",
+        "doctor",
+        "explain",
+        "list",
+        "merge",
+        "plan",
+        "pull",
+        "rm",
+        "run",
+    ),
     *("serve", "show", "systems", "train", "version"),
 }
 

@@ -15,6 +15,7 @@ from yearling.cli import (
     convert,
     data,
     doctor,
+    explain,
     merge,
     models,
     plan,
@@ -54,6 +55,7 @@ app.command("convert")(convert.convert)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("plan")(plan.plan)
+app.command("explain")(explain.explain)
 app.command("merge")(merge.merge)
 app.command("systems")(systems.systems)
 app.command("run")(systems.run)
