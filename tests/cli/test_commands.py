@@ -238,6 +238,21 @@ class Terminal:
         os.close(slave)
         self._unread = ""
 
+    def interrupt_until(self, text: str, presses: int = 5) -> None:
+        """Press Ctrl-C until a text answers.
+
+        One press may be missed: between the prompt and the wait for a key CPython's readline
+        notes a signal and looks at it only with the next key.
+        """
+        for press in range(presses):
+            self.process.send_signal(signal.SIGINT)
+            try:
+                return self.wait_for(text, seconds=3.0)
+            except AssertionError:
+                if press == presses - 1:
+                    raise
+        return None
+
     def wait_for(self, text: str, seconds: float = 30.0) -> None:
         """Read until a text appears; what comes after it stays for the next call."""
         start = time.monotonic()
@@ -309,8 +324,7 @@ def test_chat_on_a_terminal_survives_an_interrupt(smollm2_path: Path) -> None:
     terminal.wait_for(" the ")
     terminal.process.send_signal(signal.SIGINT)
     terminal.wait_for("\n> ", seconds=10)
-    terminal.process.send_signal(signal.SIGINT)
-    terminal.wait_for("Ctrl-D or /quit ends")
+    terminal.interrupt_until("Ctrl-D or /quit ends")
     terminal.type("/new")
     terminal.wait_for("> ")
     terminal.type("/quit")
