@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -118,11 +119,21 @@ class ChatPage:
 
     def wait_for_text(self, characters: int = 1) -> None:
         """Until the answer that grows has so many characters."""
-        self.page.wait_for_function(
+        self.wait_for(
             "n => [...document.querySelectorAll('.answer .prose')].at(-1)?.innerText.length >= n",
-            arg=characters,
-            timeout=ANSWER_MILLISECONDS,
+            characters,
         )
+
+    def wait_for(self, function: str, argument: object = None) -> None:
+        """Until a JavaScript function answers with something true.
+
+        Asked from outside each time: Playwright's own waiting evaluates text within the page from
+        the second try on, which the page's content security policy forbids.
+        """
+        deadline = time.monotonic() + ANSWER_MILLISECONDS / 1000
+        while not self.page.evaluate(function, argument):
+            assert time.monotonic() < deadline, f"never true: {function}"
+            self.page.wait_for_timeout(20)
 
     def ask(self, text: str) -> str:
         """Send, wait for the whole answer, and return it."""

@@ -138,7 +138,7 @@ def test_formulas_are_drawn_and_prices_are_not(chat: ChatPage) -> None:
     expect(chat.page.locator(".katex")).to_have_count(3)
     expect(chat.page.locator(".katex-display")).to_have_count(1)
     expect(chat.answers.locator(".prose")).to_contain_text("Tea costs $4 and coffee $5.")
-    chat.page.wait_for_function("document.fonts.check('16px KaTeX_Main')")
+    chat.wait_for("() => document.fonts.check('16px KaTeX_Main')")
 
 
 def test_conversation_tree_keeps_every_branch(chat: ChatPage) -> None:
