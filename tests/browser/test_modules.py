@@ -43,6 +43,14 @@ and a second line.
 - two
   1. nested
 
+Then:
+
+1. first
+
+2. second
+
+10. tenth
+
 | a | b |
 |---|---|
 | 1 | 2 |
@@ -77,7 +85,8 @@ def test_growing_text_ends_as_the_whole_text_does(chat: ChatPage) -> None:
     growing, whole = chat.evaluate_module("markdown.js", DRAW_GROWING_AND_WHOLE, DOCUMENT)
     assert growing == whole
     assert "<table>" in whole
-    assert whole.count("<li>") == 3
+    assert whole.count("<li>") == 6
+    assert whole.count("<ol") == 2
 
 
 def test_settled_blocks_are_neither_read_nor_drawn_again(chat: ChatPage) -> None:
@@ -85,12 +94,12 @@ def test_settled_blocks_are_neither_read_nor_drawn_again(chat: ChatPage) -> None
         "markdown.js",
         """(module) => {
              const split = module.createBlockSplitter();
-             const before = split('One.\\n\\nTwo.\\n\\nThr');
-             const after = split('One.\\n\\nTwo.\\n\\nThree.');
-             return [before[0] === after[0], before[1] === after[1], before[2] === after[2]];
+             const before = split('One.\\n\\nTwo.\\n\\nThree.\\n\\nFou');
+             const after = split('One.\\n\\nTwo.\\n\\nThree.\\n\\nFour.');
+             return before.map((block, index) => block === after[index]);
            }""",
     )
-    assert is_same == [True, True, False]
+    assert is_same == [True, True, False, False]
 
 
 def test_a_piece_of_a_long_answer_costs_far_less_than_the_whole(chat: ChatPage) -> None:

@@ -5,6 +5,7 @@ import { mathExtensions, typesetMath } from "./math.js";
 import { sanitise } from "./sanitise.js";
 import { Marked } from "./vendor/marked/marked.esm.js";
 
+const OPEN_BLOCKS = 2;
 const PLAIN_TAG = /^<\/?(?:b|br|del|em|i|kbd|mark|s|strong|sub|sup|u)\s*\/?>$/i;
 
 const marked = new Marked({ gfm: true, breaks: false });
@@ -25,8 +26,9 @@ marked.use({
 /**
  * Makes a function from the whole text so far to its blocks.
  *
- * Of a text that only grew, every block but the last is settled: only the rest is read again,
- * and settled blocks are the same objects as before.
+ * Of a text that only grew, every block but the last two is settled: only the rest is read again,
+ * and settled blocks are the same objects as before. The last but one is open because a list can
+ * still take back what follows it: `2` is a paragraph until its dot comes.
  *
  * @returns {(text: string) => Block[]}
  */
@@ -38,11 +40,11 @@ export function createBlockSplitter() {
     if (!text.startsWith(known)) [settled, settledLength] = [[], 0];
     known = text;
     const fresh = splitBlocks(text.slice(settledLength));
-    for (const block of fresh.slice(0, -1)) {
+    for (const block of fresh.slice(0, -OPEN_BLOCKS)) {
       settled.push(block);
       settledLength += block.raw.length;
     }
-    return [...settled, ...fresh.slice(-1)];
+    return [...settled, ...fresh.slice(-OPEN_BLOCKS)];
   };
 }
 
