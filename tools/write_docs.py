@@ -5,7 +5,8 @@
 """
 
 import ast
-from collections.abc import Callable, Iterator
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -94,8 +95,8 @@ def _system_makers() -> dict[str, Callable[[], str]]:
     return {f"systems/{slug}.md": partial(system_page, slug) for slug in slugs}
 
 
-def write_charts() -> None:
-    """Draw the curves of every result that has some, unless its picture is there already."""
+def stale_charts() -> Iterator[tuple[Path, str]]:
+    """Pictures of the curves of every result that has some, where they are not there already."""
     from yearling.systems.catalogue import list_systems
     from yearling.systems.report import chart, chart_id
 
@@ -104,7 +105,7 @@ def write_charts() -> None:
         if listing.result is None or not listing.result.curves:
             continue
         if not path.exists() or chart_id(listing.result) not in path.read_text("utf-8"):
-            path.write_text(chart(listing.result), "utf-8")
+            yield path, chart(listing.result)
 
 
 def _commands(command: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -178,11 +179,26 @@ def page_text(name: str) -> str:
     return with_generated(REPOSITORY / "docs" / name, MAKERS[name]())
 
 
-def main() -> None:
-    """Write the pages."""
+def stale_pages() -> Iterator[tuple[Path, str]]:
+    """Pages that do not read as they should, with the text that they should have."""
     for name in MAKERS:
-        (REPOSITORY / "docs" / name).write_text(page_text(name), "utf-8")
-    write_charts()
+        path, text = REPOSITORY / "docs" / name, page_text(name)
+        if not path.exists() or path.read_text("utf-8") != text:
+            yield path, text
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the pages and pictures that are out of date, or with --check name them and fail."""
+    parser = ArgumentParser(description="Write the generated parts of docs/.")
+    parser.add_argument("--check", action="store_true", help="Write nothing; fail if one is stale.")
+    is_checking = parser.parse_args(arguments).check
+    stale = [*stale_pages(), *stale_charts()]
+    for path, text in stale:
+        if not is_checking:
+            path.write_text(text, "utf-8")
+    if is_checking and stale:
+        names = ", ".join(str(path.relative_to(REPOSITORY)) for path, _ in stale)
+        raise SystemExit(f"out of date: {names}. Run .venv/bin/python tools/write_docs.py.")
 
 
 if __name__ == "__main__":

@@ -54,6 +54,8 @@ class Whole(Config):
     kind: Annotated[NamedEntry, Choice(KINDS, default="small")]
     other: Annotated[NamedEntry | None, Choice(KINDS)] = None
     inner: Annotated[Inner, Shorthand("paths")] = Inner(paths="a")
+    several: tuple[Annotated[NamedEntry, Choice(KINDS)], ...] = ()
+    parts: list[Inner] | None = None
 
 
 def read(tmp_path: Path, text: str, *overrides: str) -> Whole:
@@ -94,6 +96,37 @@ def test_errors_inside_name_key_file_and_line(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match=r"kind=tiny: no kind is named 'tiny'\.[^\n]*\n  Set in"):
         read(tmp_path, "kind: tiny\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "near"),
+    [
+        ("several:\n  - small\n  - {name: large_one, sice: 3}\n", "several.1.sice", "size"),
+        ("parts:\n  - paths: a\n  - {paths: b, linit: 3}\n", "parts.1.linit", "limit"),
+    ],
+)
+def test_unknown_key_inside_a_list_has_nearest_ones_too(
+    tmp_path: Path, text: str, key: str, near: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, "kind: small\n" + text)
+    said = f"{key} is not a known key.\n  Set in {tmp_path}/c.yaml:4. Nearest: {near}."
+    assert str(error.value) == said
+
+
+def test_unknown_key_with_none_like_it_ends_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Small, "model_fields", {})
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, "kind: {rata: 1}\n")
+    assert str(error.value) == f"kind.rata is not a known key.\n  Set in {tmp_path}/c.yaml:1."
+
+
+def test_secret_of_an_entry_in_a_list_is_never_printed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, "kind: small\nseveral:\n  - {name: large_one, token: [hunter2]}\n")
+    assert "hunter2" not in str(error.value)
 
 
 def test_value_of_a_short_form_is_found_in_its_line(tmp_path: Path) -> None:

@@ -24,6 +24,11 @@ def yearling_commands() -> set[str]:
     return {name for name, command in root.commands.items() if not command.hidden}
 
 
+def yearling_groups() -> set[str]:
+    root: Any = typer.main.get_command(app)
+    return {name for name, command in root.commands.items() if hasattr(command, "commands")}
+
+
 def documented(page: Path, program: str) -> list[list[str]]:
     return [words[1:] for words in shell_commands(page) if Path(words[0]).name == program]
 
@@ -39,7 +44,8 @@ def test_make_targets_exist(page: Path) -> None:
 def test_yearling_commands_answer_help(page: Path) -> None:
     for words in documented(page, "yearling"):
         options = [word for word in words if word.startswith("--")]
-        shown = CliRunner().invoke(app, [words[0], "--help"], env={"COLUMNS": "200"})
+        command = words[: 2 if words[0] in yearling_groups() else 1]
+        shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"})
         assert shown.exit_code == 0, words
         assert [option for option in options if option not in shown.output] == []
 

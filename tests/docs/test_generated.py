@@ -24,6 +24,24 @@ def test_map_has_one_line_for_each_module() -> None:
     assert sorted(listed) == sorted(str(m.path.relative_to(PACKAGE)) for m in modules())
 
 
+def test_check_names_what_is_out_of_date_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "docs" / "map.md"
+    page.parent.mkdir()
+    before = f"{write_docs.BEGIN}\nold\n{write_docs.END}"
+    page.write_text(before)
+    monkeypatch.setattr(write_docs, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(write_docs, "MAKERS", {"map.md": lambda: "new"})
+    monkeypatch.setattr(write_docs, "stale_charts", lambda: iter(()))
+    with pytest.raises(SystemExit, match=r"out of date: docs/map\.md"):
+        write_docs.main(["--check"])
+    assert page.read_text() == before
+    write_docs.main([])
+    assert "new" in page.read_text()
+    write_docs.main(["--check"])
+
+
 def test_page_without_marks_is_refused(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("no marks")

@@ -32,7 +32,7 @@ def test_held_tokens_counts_a_shared_block_once() -> None:
 @pytest.fixture(scope="module")
 def executor(tmp_path_factory: pytest.TempPathFactory):
     pytest.importorskip("safetensors")
-    from yearling.systems.entries.vllm import tiny_executor
+    from yearling.systems.serving_models import tiny_executor
 
     folder: Path = tmp_path_factory.mktemp("tiny")
     with tiny_executor(folder, cache_bytes=1 << 20, context=96) as loaded:

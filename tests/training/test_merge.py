@@ -1,22 +1,37 @@
 """An adapter merged into its base: the same logits, a served model, a linked record."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from tests.models.converted_models import add_byte_level_tokenizer, llama_folder
 from tests.models.tiny_files import tiny_gguf, write_folder
 from yearling.core.errors import ConfigError, ModelFormatError
 from yearling.core.lineage import LineageLedger
 from yearling.models.checkpoint import open_checkpoint
+from yearling.models.export_check import spec_differences
+from yearling.models.folder_files import put_template
 from yearling.models.torch_decoder import load_torch_decoder
 from yearling.serving.llm import LLM
+from yearling.serving.model import load_model
 from yearling.training.adapters import adapters
+from yearling.training.context import (
+    CONTEXT_FILE,
+    ContextConfig,
+    configuration_with,
+    extend_context,
+    read_adapter_context,
+    write_adapter_context,
+)
 from yearling.training.merge import merge, record_step
 from yearling.training.peft_folder import read_peft_folder, write_peft_folder
+from yearling.training.run_card import RunCard, find_record, write_run_card
 
 LORA = adapters.get("lora")
 
@@ -33,10 +48,18 @@ def adapter(base: Path, tmp_path: Path) -> Path:
     return save_adapter(base, tmp_path / "adapter")
 
 
-def save_adapter(base: Path, folder: Path, kind: str = "lora", **options: object) -> Path:
-    """An adapter that learned something random."""
+def save_adapter(
+    base: Path,
+    folder: Path,
+    kind: str = "lora",
+    context: ContextConfig | None = None,
+    **options: object,
+) -> Path:
+    """An adapter that learned something random, perhaps with stretched positions."""
     entry = adapters.get(kind)
-    decoder = load_torch_decoder(open_checkpoint(base))
+    checkpoint = open_checkpoint(base)
+    spec = checkpoint.spec if context is None else extend_context(checkpoint.spec, context)
+    decoder = load_torch_decoder(checkpoint, spec=spec)
     config = entry.config(**options)
     entry.attach(decoder, config, 1)
     generator = torch.Generator().manual_seed(2)
@@ -45,6 +68,8 @@ def save_adapter(base: Path, folder: Path, kind: str = "lora", **options: object
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     entry.save(decoder, config, folder, str(base))
+    if context is not None:
+        write_adapter_context(folder, checkpoint, context)
     return folder
 
 
@@ -85,6 +110,91 @@ def test_embeddings_and_norms_of_the_adapter_are_merged(base: Path, tmp_path: Pa
     report = merge(adapter, base, tmp_path / "merged")
     assert report.is_within_tolerance
     assert "lm_head" in read_peft_folder(adapter).settings["modules_to_save"]
+
+
+@pytest.mark.parametrize(
+    ("method", "target"),
+    [
+        *((method, "merged") for method in ("linear", "ntk", "base", "yarn", "power", "truncated")),
+        *((method, "merged.gguf") for method in ("linear", "ntk", "base", "yarn")),
+    ],
+)
+@pytest.mark.parametrize("layout", ["file", "folder"])
+def test_merged_model_has_the_positions_of_training(
+    base: Path, tmp_path: Path, layout: str, method: Any, target: str
+) -> None:
+    if layout == "folder":  # as transformers 5 writes it; its older keys would contradict this
+        base = llama_folder(
+            tmp_path / "base",
+            hidden_size=32,
+            intermediate_size=64,
+            vocab_size=320,
+            rope_parameters={"rope_theta": 20_000.0, "rope_type": "default"},
+        )
+        add_byte_level_tokenizer(base)
+    context = ContextConfig(tokens=256, method=method)
+    adapter = save_adapter(base, tmp_path / "long", "longlora", context)
+    wanted = extend_context(open_checkpoint(base).spec, context)
+    report = merge(adapter, base, tmp_path / target)
+    assert report.is_within_tolerance
+    assert not spec_differences(wanted, open_checkpoint(tmp_path / target).spec)
+
+
+@pytest.mark.parametrize("method", ["power", "truncated"])
+def test_positions_that_the_target_cannot_say_are_refused(
+    base: Path, tmp_path: Path, method: Any
+) -> None:
+    context = ContextConfig(tokens=256, method=method)
+    adapter = save_adapter(base, tmp_path / "long", context=context)
+    with pytest.raises(ModelFormatError, match=f"GGUF has no place for .*{method}"):
+        merge(adapter, base, tmp_path / "merged.gguf")
+    assert not (tmp_path / "merged.gguf").exists()
+
+
+def test_family_that_is_not_written_is_refused_with_stretched_positions(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = open_checkpoint(base)
+    unwritten = replace(checkpoint.family, config_from_spec=None)
+    monkeypatch.setattr(checkpoint, "family", unwritten)
+    context = ContextConfig(tokens=256)
+    write_adapter_context(tmp_path, checkpoint, context)
+    assert (saved := read_adapter_context(tmp_path)) is not None
+    assert saved.config == {}
+    with pytest.raises(ModelFormatError, match="llama are not written to folders yet"):
+        configuration_with(checkpoint, extend_context(checkpoint.spec, context))
+
+
+def test_base_of_another_context_is_refused(base: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(base, tmp_path / "long", context=ContextConfig(tokens=256))
+    other = tmp_path / "other.gguf"
+    other.write_bytes(tiny_gguf({"llama.context_length": 128}))
+    with pytest.raises(ModelFormatError, match=r"base of 64 tokens, stretched to 256; .* has 128"):
+        merge(adapter, other, tmp_path / "merged")
+    (adapter / CONTEXT_FILE).write_text('{"context": {"tokens": 256}}')
+    with pytest.raises(ModelFormatError, match="does not say an adapter's context"):
+        merge(adapter, base, tmp_path / "merged")
+
+
+@pytest.mark.parametrize("target", ["merged", "merged.gguf"])
+def test_merged_model_is_asked_as_its_adapter_was_trained(
+    base: Path, adapter: Path, tmp_path: Path, target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (adapter / "chat_template.jinja").write_text("{{ messages[-1].content }}!")
+    values = {"method": "sft", "base": {"name": "base", "hashes": {}}, "data": {}, "seed": 0}
+    rest = {"template_hash": "t" * 64, "configuration": {}, "scores": {}}
+    write_run_card(tmp_path, adapter, RunCard.model_validate({**values, **rest}))
+    report = merge(adapter, base, tmp_path / target)
+    template = load_model(tmp_path / target).chat_template
+    assert template is not None
+    assert template.source == "{{ messages[-1].content }}!"
+    assert not caplog.records
+    if target == "merged":
+        assert find_record(str(tmp_path / target), LineageLedger()) == report.record
+        put_template(tmp_path / target, "{{ messages[0].content }}")
+        load_model(tmp_path / target)
+        (record,) = caplog.records
+        assert "was trained with chat template" in record.getMessage()
 
 
 def test_wrong_result_is_noticed(

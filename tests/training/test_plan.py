@@ -17,7 +17,14 @@ from yearling.models.torch_decoder import TorchDecoder
 from yearling.training import plan as planning
 from yearling.training.activations import measure_activations
 from yearling.training.config import TrainConfig
-from yearling.training.plan import MemoryPart, check_fits, find_spec, plan_memory, plan_run
+from yearling.training.plan import (
+    MemoryPart,
+    check_fits,
+    find_spec,
+    plan_memory,
+    plan_run,
+    refuse_too_large,
+)
 
 _SMALL = {
     "model_type": "llama",
@@ -241,3 +248,19 @@ def test_loading_in_float32_counts_where_the_base_shrinks_later() -> None:
     held = sum(parts.values()) - parts["process"]
     assert parts["weights"] < 0.6 * _parts(_config(), spec)["weights"]
     assert held >= _parts(_config(), spec)["weights"]
+
+
+@pytest.mark.parametrize("adapter", [None, "lora"])
+def test_run_that_cannot_fit_is_refused_before_it_starts(
+    tmp_home: Path, monkeypatch: pytest.MonkeyPatch, adapter: str | None
+) -> None:
+    spec = families.get("llama").spec_from_config(Fields(_SMALL, "config.json"))
+    monkeypatch.setattr(planning, "find_spec", lambda _: spec)
+    config = _config(adapter=adapter)
+    monkeypatch.setattr(planning, "available_bytes", lambda: 10**12)
+    refuse_too_large(config)
+    monkeypatch.setattr(planning, "available_bytes", lambda: 10**6)
+    monkeypatch.setattr(planning, "_needed", lambda *_: 10**5)
+    said = r"needs .* of memory.*\n.*fits: .*adapter: .*\n  use_memory_check=false tries"
+    with pytest.raises(TrainingError, match=said):
+        refuse_too_large(config)

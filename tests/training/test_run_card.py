@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from yearling.core.errors import LineageError
 from yearling.core.lineage import LineageLedger, LineageRecord, hash_file
+from yearling.models.trained_template import hash_template, template_change
 from yearling.training.config import TrainConfig
 from yearling.training.run_card import (
     BaseModel,
@@ -16,7 +17,6 @@ from yearling.training.run_card import (
     explain,
     make_run_card,
     read_run_card,
-    template_change,
     write_run_card,
 )
 
@@ -131,15 +131,17 @@ def test_changed_record_is_refused(base: Path, tmp_path: Path) -> None:
         explain(str(tmp_path / "run"))
 
 
-def test_other_template_is_reported(base: Path, tmp_path: Path) -> None:
-    _run(tmp_path / "run", base)
+@pytest.mark.parametrize(("method", "is_said"), [("dpo", True), ("pretrain", False)])
+def test_card_names_the_template_of_conversations(
+    base: Path, tmp_path: Path, method: str, is_said: bool
+) -> None:
     model = tmp_path / "run" / "model"
-    assert template_change(model, "t" * 64) is None
-    assert template_change(tmp_path, "u" * 64) is None  # not trained here
-    said = template_change(model, "u" * 64)
-    assert said is not None
-    assert "trained with template and tokenizer tttttttttttt" in said
-    assert "used with uuuuuuuuuuuu" in said
+    model.mkdir(parents=True)
+    (model / "chat_template.jinja").write_bytes(b"one\r\ntwo")
+    card = _run(tmp_path / "run", base, method=method)
+    assert card.chat_template == (hash_template("one\r\ntwo") if is_said else None)
+    assert (template_change(model, "one\ntwo") is not None) == is_said
+    assert template_change(model, "one\r\ntwo") is None
 
 
 @pytest.mark.parametrize(

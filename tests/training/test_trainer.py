@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,11 +13,21 @@ import torch
 
 from tests.models.converted_models import add_byte_level_tokenizer, llama_folder
 from yearling.core.config import load_config
-from yearling.core.errors import ConfigError, DataError, NonFiniteError
+from yearling.core.errors import ConfigError, DataError, NonFiniteError, TrainingError
 from yearling.core.lineage import LineageLedger
+from yearling.models.checkpoint import open_checkpoint
+from yearling.serving.model import ModelOptions, load_model
 from yearling.training import checkpoint, trainer
+from yearling.training import plan as planning
 from yearling.training.config import TrainConfig
+from yearling.training.context import (
+    CONTEXT_FILE,
+    ContextConfig,
+    extend_context,
+    read_adapter_context,
+)
 from yearling.training.loop import Loop
+from yearling.training.merge import merge
 from yearling.training.metrics import read_metrics
 from yearling.training.run_card import read_run_card
 from yearling.training.trainer import TrainResult, train
@@ -134,6 +145,19 @@ def test_output_answers_what_it_was_taught(full_run: Any) -> None:
     assert answer.finish_reason == "stop"
 
 
+def test_output_warns_when_it_is_asked_through_another_template(
+    full_run: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = full_run[0].model
+    load_model(folder)
+    assert not caplog.records
+    (tmp_path / "other.jinja").write_text("{{ messages[0].content }}")
+    load_model(folder, ModelOptions(chat_template=str(tmp_path / "other.jinja")))
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "was trained with chat template" in record.getMessage()
+
+
 def test_transformers_loads_the_output(full_run: Any) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -168,6 +192,52 @@ def test_adapter_run_writes_what_peft_loads(base: Path, rows: Path, tmp_path: Pa
     assert float((after - before).abs().max()) > 1e-5
     state = checkpoint.load(tmp_path / "run" / "checkpoints" / "last")
     assert all(".lora_" in name for name in state["modules"]["model"])
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own
+@pytest.mark.parametrize("method", ["linear", "yarn", "ntk"])
+def test_adapter_of_a_longer_context_is_the_same_in_transformers_and_merged(
+    base: Path, rows: Path, tmp_path: Path, method: str
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    context = f"context={{tokens: 512, method: {method}}}"
+    wanted = config(
+        base, rows, tmp_path / "run", "adapter=lora", context, "steps=4", "optimizer.lr=0.01"
+    )
+    model = train(wanted).model
+    assert model is not None
+    assert "onto the unchanged base" in (model / "README.md").read_text()
+    assert merge(model, base, tmp_path / "merged").is_within_tolerance
+    saved = read_adapter_context(model)
+    assert saved is not None
+    settings = {**json.loads((base / "config.json").read_text()), **saved.config}
+    theirs = AutoModelForCausalLM.from_pretrained(base, config=AutoConfig.for_model(**settings))
+    unchanged = AutoModelForCausalLM.from_pretrained(base)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    ids = torch.arange(3, 90)[None]
+    with torch.no_grad():
+        expected = PeftModel.from_pretrained(theirs, model)(ids).logits
+        wrong = PeftModel.from_pretrained(unchanged, model)(ids).logits
+        ours = merged(ids).logits
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+    assert float((wrong - expected).abs().max()) > 100 * float((ours - expected).abs().max())
+
+
+def test_whole_model_of_a_longer_context_says_its_positions(
+    base: Path, rows: Path, tmp_path: Path
+) -> None:
+    newer = tmp_path / "newer"
+    shutil.copytree(base, newer)
+    settings = json.loads((newer / "config.json").read_text())
+    settings["rope_parameters"] = {"rope_theta": 20_000.0, "rope_type": "default"}
+    (newer / "config.json").write_text(json.dumps(settings))
+    model = train(config(newer, rows, tmp_path / "run", "context=512", "steps=1")).model
+    assert model is not None
+    spec = extend_context(open_checkpoint(newer).spec, ContextConfig(tokens=512))
+    assert open_checkpoint(model).spec == spec
+    assert not (model / CONTEXT_FILE).exists()
 
 
 @pytest.mark.parametrize("options", [(), ("adapter={name: lora, dropout: 0.1}", "ema=0.9")])
@@ -316,6 +386,17 @@ def test_data_too_small_or_of_another_kind_are_told_before_anything_is_written(
     with pytest.raises(ConfigError, match="is_streaming=true needs steps"):
         train(config(base, rows, output, "data.is_streaming=true"))
     assert not output.exists()
+
+
+def test_run_that_memory_cannot_hold_is_refused_unless_told_otherwise(
+    base: Path, rows: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(planning, "available_bytes", lambda: 1_000)
+    output = tmp_path / "run"
+    with pytest.raises(TrainingError, match="use_memory_check=false tries it all the same"):
+        train(config(base, rows, output, "steps=1"))
+    assert not output.exists()
+    assert train(config(base, rows, output, "steps=1", "use_memory_check=false")).loop.step == 1
 
 
 def test_streamed_rows_train_like_others(base: Path, rows: Path, tmp_path: Path) -> None:

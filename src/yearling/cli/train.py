@@ -88,3 +88,12 @@ def _print(result: "TrainResult", config: Path | None) -> None:
     if loop.best_loss is not None:
         typer.echo(f"best validation loss {loop.best_loss:.4f} after step {loop.best_step}")
     typer.echo(f"wrote {result.model}, lineage {(result.record or '')[:12]}")
+    _print_context(result.model)
+
+
+def _print_context(model: Path) -> None:
+    """Say what other tools would do with an adapter that has positions of its own."""
+    from yearling.training.context import context_notice, read_adapter_context
+
+    if (saved := read_adapter_context(model)) is not None:
+        typer.echo(f"note: {context_notice(saved.context)}", err=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, ValidationError
@@ -192,7 +192,8 @@ def _explain(detail: ErrorDetails, source: _Source) -> str:
     at = tuple(str(part) for part in detail["loc"])
     dotted = ".".join(at)
     if detail["type"] == "extra_forbidden":
-        said = f"{_origin([at], source)}Nearest: {', '.join(_nearest(source, at))}."
+        near = ", ".join(_nearest(source, at))
+        said = f"{_origin([at], source)}{f'Nearest: {near}.' if near else ''}"
         return _two_lines(f"{dotted} is not a known key", said)
     if detail["type"] == "missing":
         return f"{dotted} is missing: set it in a file or with --set {dotted}=VALUE."
@@ -279,18 +280,37 @@ def _is_secret(source: _Source, at: Location) -> bool:
 
 def _model_at(source: _Source, at: Location) -> type[BaseModel] | None:
     """The model whose keys stand at a place, when there is one."""
-    model: type[BaseModel] | None = source.kind
+    annotation: Any = source.kind
+    marks: Sequence[Any] = ()
     value: Any = source.values
     for key in at:
+        if isinstance(value, list) and key.isdecimal():
+            annotation, marks = _item_of(annotation)
+            value = value[int(key)] if int(key) < len(value) else None
+            continue
+        model = _section_of(annotation, marks, value)
         known = model.model_fields.get(key) if model is not None else None
         if known is None:
             return None
+        annotation, marks = known.annotation, known.metadata
         value = value.get(key) if isinstance(value, Mapping) else None
-        chosen = [
-            mark.config_of(value or {}) for mark in known.metadata if isinstance(mark, Choice)
-        ]
-        model = chosen[0] if chosen else next(_models_in(known.annotation), None)
-    return model
+    return _section_of(annotation, marks, value)
+
+
+def _section_of(annotation: Any, marks: Sequence[Any], value: Any) -> type[BaseModel] | None:
+    """The model of a section; with a `Choice` that of the entry which the value names."""
+    chosen = [mark.config_of(value or {}) for mark in marks if isinstance(mark, Choice)]
+    return chosen[0] if chosen else next(_models_in(annotation), None)
+
+
+def _item_of(annotation: Any) -> tuple[Any, Sequence[Any]]:
+    """What an item of a list is: its type and the marks on it."""
+    if get_origin(annotation) in (list, tuple, Sequence):
+        item = get_args(annotation)[0]
+        marks = getattr(item, "__metadata__", ())
+        return (get_args(item)[0] if marks else item), marks
+    found = (_item_of(inner) for inner in get_args(annotation))
+    return next((pair for pair in found if pair[0] is not None), (None, ()))
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -59,17 +59,24 @@ def encode_rows(
 def cut_into_blocks(sequence: EncodedSequence, length: int) -> list[EncodedSequence]:
     """Cut a document into blocks; each begins with the last token of the one before.
 
-    So every token but the document's first is learned exactly once.
+    So every token but the document's first is learned exactly once. A document of one token has
+    nothing to learn and gives no block.
 
     Args:
         sequence: Ids of a document.
         length: Most tokens of a block, at least 2.
+
+    >>> whole = EncodedSequence(np.arange(6, dtype=np.int32), np.arange(6) > 0)
+    >>> [block.tokens.tolist() for block in cut_into_blocks(whole, 4)]
+    [[0, 1, 2, 3], [3, 4, 5]]
     """
     blocks = []
-    for start in range(0, max(len(sequence.tokens) - 1, 1), length - 1):
-        has_loss = sequence.has_loss[start : start + length].copy()
-        has_loss[:1] = False
-        blocks.append(EncodedSequence(sequence.tokens[start : start + length], has_loss))
+    for first in range(0, len(sequence.tokens) - 1, length - 1):
+        part = slice(first, first + length)
+        has_loss = sequence.has_loss[part].copy()
+        has_loss[0] = False
+        prompt = min(max(sequence.num_prompt - first, 0), length)
+        blocks.append(EncodedSequence(sequence.tokens[part], has_loss, prompt))
     return blocks
 
 

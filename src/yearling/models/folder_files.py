@@ -11,10 +11,11 @@ from yearling.models.checkpoint.checkpoint import Checkpoint
 from yearling.models.json_file import read_json_object
 from yearling.models.tokenizer_to_folder import folder_tokenizer
 
-__all__ = ["copy_side_files", "new_folder", "write_side_files"]
+__all__ = ["copy_side_files", "new_folder", "put_template", "write_side_files"]
 
 _NUMBER_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _MAX_CONFIG_BYTES = 1 << 20
+_MAX_TOKENIZER_CONFIG_BYTES = 16 << 20  # some list every added token
 _COPIED = (
     *("added_tokens.json", "chat_template.jinja", "generation_config.json", "merges.txt"),
     *("special_tokens_map.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json"),
@@ -43,20 +44,40 @@ def write_side_files(
     _write(folder / "generation_config.json", ids)
     template = checkpoint.chat_template()
     source = None if template is None else template.source
-    for file, content in folder_tokenizer(metadata, source).items():
+    for file, content in folder_tokenizer(metadata).items():
         _write(folder / file, content)
-    if source is not None:  # newer readers look here first, older ones in tokenizer_config.json
-        (folder / "chat_template.jinja").write_text(source, encoding="utf-8")
+    if source is not None:
+        put_template(folder, source)
 
 
-def copy_side_files(folder: Path, checkpoint: Checkpoint, name: str) -> None:
-    """Copy what stands beside the weights of another folder; the number type is written anew."""
-    config = read_json_object(checkpoint.path / "config.json", _MAX_CONFIG_BYTES)
-    config.pop("dtype", None)
+def copy_side_files(
+    folder: Path, checkpoint: Checkpoint, name: str, config: Mapping[str, Any] | None = None
+) -> None:
+    """Copy what stands beside the weights of another folder; the number type is written anew.
+
+    Args:
+        folder: Where they go.
+        checkpoint: The other folder.
+        name: Format of the weights.
+        config: What config.json says, where it is not the other's.
+    """
+    found = config or read_json_object(checkpoint.path / "config.json", _MAX_CONFIG_BYTES)
+    config = {key: value for key, value in found.items() if key != "dtype"}
     _write(folder / "config.json", {**config, "torch_dtype": _NUMBER_TYPES[name]})
     for file in _COPIED:
         if (checkpoint.path / file).is_file():
             shutil.copyfile(checkpoint.path / file, folder / file)
+
+
+def put_template(folder: Path, source: str) -> None:
+    """Write a chat template, in place of the one that may be there.
+
+    Newer readers look into chat_template.jinja first, older ones into tokenizer_config.json.
+    """
+    (folder / "chat_template.jinja").write_text(source, encoding="utf-8")
+    path = folder / "tokenizer_config.json"
+    before = read_json_object(path, _MAX_TOKENIZER_CONFIG_BYTES) if path.is_file() else {}
+    _write(path, {**before, "chat_template": source})
 
 
 def _token_ids(checkpoint: Checkpoint, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,12 +15,11 @@ _ADDED = {TokenKind.CONTROL: True, TokenKind.UNKNOWN: True, TokenKind.USER_DEFIN
 _LONGEST_CONTEXT = 10**30  # what transformers writes for no limit of the tokenizer's own
 
 
-def folder_tokenizer(metadata: Mapping[str, Any], template: str | None) -> dict[str, Any]:
+def folder_tokenizer(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json.
 
     Args:
         metadata: The GGUF file's.
-        template: The chat template, which goes into the configuration as well.
 
     Returns:
         Content of each file by its name; empty when there is no tokenizer.
@@ -44,8 +43,6 @@ def folder_tokenizer(metadata: Mapping[str, Any], template: str | None) -> dict[
         "clean_up_tokenization_spaces": False,
         "model_max_length": _LONGEST_CONTEXT,
     }
-    if template is not None:
-        config["chat_template"] = template
     return {
         "tokenizer.json": _tokenizer_json(parts),
         "tokenizer_config.json": config,

@@ -1,5 +1,6 @@
 """Opening a model by name or path, and building the engine that runs it."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ __all__ = [
     "load_model",
     "new_engine",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 class ModelOptions(Config):
@@ -127,6 +130,8 @@ class LoadedModel:
 def load_model(name: str | Path, options: ModelOptions | None = None) -> LoadedModel:
     """Open a model; headers and tokenizer are read, weights are not.
 
+    A chat template that is not the one it was trained with is warned of.
+
     Args:
         name: Name in the store, GGUF file, Hugging Face folder, or `hf:ORG/NAME`.
         options: How it will be run.
@@ -137,10 +142,20 @@ def load_model(name: str | Path, options: ModelOptions | None = None) -> LoadedM
         ConfigError: an option does not fit the model.
         TemplateError: the chat template does not fit the tokenizer.
     """
+    model = _load(name, options or ModelOptions())
+    if model.chat_template is not None:
+        from yearling.models.trained_template import template_change
+
+        change = template_change(model.path, model.chat_template.source)
+        if change is not None:
+            _log.warning("%s", change)
+    return model
+
+
+def _load(name: str | Path, options: ModelOptions) -> LoadedModel:
     from yearling.models.chat_format import chat_format
     from yearling.models.store import resolve
 
-    options = options or ModelOptions()
     path = resolve(str(name))
     checkpoint, shape = _open(path, options)
     chat = chat_format(checkpoint, options.chat_template)
@@ -208,7 +223,7 @@ def new_engine(model: LoadedModel, executor: LoadedExecutor) -> Engine | Encoder
 
 def build_engine(path: str, options: Mapping[str, Any]) -> Engine | EncoderEngine:
     """Open a model, load its weights and build its engine: what a worker process does first."""
-    model = load_model(path, ModelOptions.model_validate(options))
+    model = _load(path, ModelOptions.model_validate(options))
     engine = new_engine(model, load_executor(model))
     model.checkpoint.close()
     return engine

@@ -12,7 +12,7 @@ from yearling.models.torch_decoder import TorchDecoder, load_torch_decoder
 from yearling.training.adapters import AdapterKind, adapters
 from yearling.training.batch import PackedBatch
 from yearling.training.config import TrainConfig
-from yearling.training.context import extend_context
+from yearling.training.context import configuration_with, extend_context
 from yearling.training.loop import LoopConfig, Optimization
 from yearling.training.method import Method, Start, methods
 from yearling.training.objective import Objective, Update
@@ -25,12 +25,14 @@ def load_base(config: TrainConfig, path: Path, device: torch.device | str) -> To
     """Load the model to start from, in float32, with its context stretched if asked for.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: it cannot be read, or could not be written with its new positions.
     """
     with closing(open_checkpoint(path)) as checkpoint:
         spec = checkpoint.spec
         if config.context is not None:
             spec = extend_context(spec, config.context)
+            if config.adapter is None:
+                configuration_with(checkpoint, spec)  # a model nobody could write is not trained
         return load_torch_decoder(checkpoint, device=device, spec=spec)
 
 

@@ -142,6 +142,11 @@ class TrainConfig(Config):
         default=False,
         description="Compute layers again in the backward pass: less memory, a third more time.",
     )
+    use_memory_check: bool = Field(
+        default=True,
+        description="Refuse to start where `yearling plan` says that memory cannot suffice, on a "
+        "processor and in a single process.",
+    )
     clip: float | None = Field(
         default=1.0, gt=0, description="Longest gradient; longer ones are shortened to it."
     )

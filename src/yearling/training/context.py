@@ -7,18 +7,42 @@ robust after tuning; `yarn` and `ntk` need the least of it; `base` is what long 
 Sources: linear, Chen et al. 2023, arXiv:2306.15595; base, Xiong et al. 2023 (Llama 2 Long),
 arXiv:2309.16039; yarn and ntk, Peng et al. 2023, arXiv:2309.00071; power and truncated, Pal et
 al. 2023 (Giraffe), arXiv:2308.10882.
+
+A whole model says its positions in config.json. PEFT's format has no place for them, so an adapter
+has `yearling_context.json` beside it, which merging reads.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from yearling.core.config import Config
-from yearling.core.errors import ConfigError, UnsupportedError
+from yearling.core.errors import ConfigError, ModelFormatError, UnsupportedError
+from yearling.models.checkpoint import Checkpoint
+from yearling.models.export_check import check_config
+from yearling.models.json_file import read_json_object
 from yearling.models.spec import Attention, LayerSpec, ModelSpec, Rotary, RotaryScaling
 
-__all__ = ["ContextConfig", "extend_context"]
+__all__ = [
+    "CONTEXT_FILE",
+    "AdapterContext",
+    "ContextConfig",
+    "configuration_with",
+    "context_notice",
+    "extend_context",
+    "read_adapter_context",
+    "spec_with",
+    "write_adapter_context",
+]
+
+CONTEXT_FILE = "yearling_context.json"
+"""Beside an adapter: which positions it was trained with."""
+
+_ROTARY_KEYS = ("rope_parameters", "rope_scaling")
+_MAX_CONFIG_BYTES = 8 << 20
 
 
 class ContextConfig(Config):
@@ -35,6 +59,17 @@ class ContextConfig(Config):
     )
     exponent: float = Field(
         default=0.1, gt=0, description="Exponent of the power basis, with method power."
+    )
+
+
+class AdapterContext(Config):
+    """The positions that an adapter was trained with, as `yearling_context.json` says them."""
+
+    context: ContextConfig = Field(description="How the base's positions were stretched.")
+    base_tokens: int = Field(ge=1, description="Context of the base, in tokens, before.")
+    config: Mapping[str, Any] = Field(
+        default_factory=dict,
+        description="Keys of config.json that say the same; none where the family has no such.",
     )
 
 
@@ -107,3 +142,88 @@ def _changed(rotary: Rotary, trained: int, config: ContextConfig) -> Rotary:
                 "truncated", 16.0, trained, low_frequency=1 / 8, high_frequency=1.0
             )
             return replace(rotary, scaling=scaling)
+
+
+def configuration_with(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Any]:
+    """Give config.json of a checkpoint's model with other positions.
+
+    Args:
+        checkpoint: Of the base, whose config.json stays as it is otherwise.
+        spec: The base's, its context stretched.
+
+    Raises:
+        ModelFormatError: config.json has no place for them, or the family is not written.
+    """
+    write = checkpoint.family.config_from_spec
+    if write is None:
+        raise ModelFormatError(
+            f"models of family {spec.family} are not written to folders yet, so stretched "
+            "positions would be lost; train an adapter instead."
+        )
+    before: dict[str, Any] = {}
+    if checkpoint.path.is_dir():
+        before = read_json_object(checkpoint.path / "config.json", _MAX_CONFIG_BYTES)
+        before = {key: value for key, value in before.items() if key not in _ROTARY_KEYS}
+    config = before | write(spec)
+    check_config(spec, checkpoint.family, config)
+    return config
+
+
+def write_adapter_context(folder: Path, checkpoint: Checkpoint, config: ContextConfig) -> None:
+    """Say beside an adapter which positions of its base it was trained with."""
+    spec = extend_context(checkpoint.spec, config)
+    try:
+        changed = configuration_with(checkpoint, spec)
+        plain = configuration_with(checkpoint, checkpoint.spec)
+    except ModelFormatError:
+        changed = plain = {}
+    different = {key: value for key, value in changed.items() if plain.get(key) != value}
+    said = AdapterContext(context=config, base_tokens=checkpoint.spec.context, config=different)
+    (folder / CONTEXT_FILE).write_text(said.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def read_adapter_context(folder: Path) -> AdapterContext | None:
+    """Read which positions an adapter was trained with; None for those of its base.
+
+    Raises:
+        ModelFormatError: the file is malformed.
+    """
+    path = folder / CONTEXT_FILE
+    if not path.is_file():
+        return None
+    try:
+        return AdapterContext.model_validate(read_json_object(path, _MAX_CONFIG_BYTES))
+    except ValidationError as error:
+        raise ModelFormatError(f"{path} does not say an adapter's context: {error}") from error
+
+
+def spec_with(spec: ModelSpec, saved: AdapterContext | None) -> ModelSpec:
+    """Give the spec that an adapter was trained with.
+
+    Args:
+        spec: Of the base.
+        saved: What stands beside the adapter.
+
+    Raises:
+        ModelFormatError: this base has another context than that of training.
+    """
+    if saved is None:
+        return spec
+    if saved.base_tokens != spec.context:
+        raise ModelFormatError(
+            f"the adapter was trained on a base of {saved.base_tokens} tokens, stretched to "
+            f"{saved.context.tokens}; this one has {spec.context}. Take the base of the run."
+        )
+    return extend_context(spec, saved.context)
+
+
+def context_notice(config: ContextConfig) -> str:
+    """Say what becomes of an adapter where its positions are not known."""
+    said = (
+        f"This adapter was trained with positions stretched to {config.tokens} tokens "
+        f"({config.method}). PEFT and transformers alone load it onto the unchanged base, and then "
+        f"compute something else without an error. `yearling merge` applies {CONTEXT_FILE}"
+    )
+    if config.method in ("power", "truncated"):
+        return f"{said}; transformers does not know these positions at all."
+    return f"{said}; elsewhere, put the keys under `config` in it into the base's config.json."

@@ -23,8 +23,14 @@ from yearling.models.checkpoint.gguf import GgufFile
 from yearling.models.checkpoint.planned import PlannedTensor
 from yearling.models.checkpoint.safetensors_writer import write_safetensors
 from yearling.models.convert import check_target, configuration_of, convert
-from yearling.models.folder_files import copy_side_files, new_folder, write_side_files
+from yearling.models.folder_files import (
+    copy_side_files,
+    new_folder,
+    put_template,
+    write_side_files,
+)
 from yearling.models.torch_decoder import Segments, TorchDecoder, load_torch_decoder
+from yearling.models.trained_template import RUN_FILE, TEMPLATE_FILE
 from yearling.serving.conversion import (
     TOLERANCES,
     LogitDifference,
@@ -33,6 +39,7 @@ from yearling.serving.conversion import (
     logits_of,
     random_sequences,
 )
+from yearling.training.context import configuration_with, read_adapter_context, spec_with
 from yearling.training.lora_layers import (
     attach_low_rank,
     load_low_rank,
@@ -41,6 +48,7 @@ from yearling.training.lora_layers import (
     without_low_rank,
 )
 from yearling.training.peft_folder import PeftFolder, read_peft_folder
+from yearling.training.run_card import pass_on_run_card
 
 __all__ = ["MergeReport", "merge", "record_step", "write_model_folder"]
 
@@ -79,6 +87,8 @@ def merge(
 ) -> MergeReport:
     """Merge an adapter into its base, load the result back, compare, and write a lineage record.
 
+    Positions and chat template that the adapter was trained with go into the result.
+
     Args:
         adapter: A folder in PEFT's format.
         base: A GGUF file or a Hugging Face folder.
@@ -89,28 +99,37 @@ def merge(
 
     Raises:
         ConfigError: the target exists, or cannot hold the format.
-        ModelError: the adapter or the base cannot be read, or do not belong together.
+        ModelError: the adapter or the base cannot be read, or do not belong together; or the
+            target's format has no place for the positions of training.
     """
     name = wanted or "F32"
     check_target(target, name, is_file=target.suffix == ".gguf")
     saved = read_peft_folder(adapter)
+    context = read_adapter_context(adapter)
     with closing(open_checkpoint(base)) as checkpoint:
-        decoder = load_torch_decoder(checkpoint).eval()
+        spec = spec_with(checkpoint.spec, context)
+        if spec != checkpoint.spec:
+            configuration_with(checkpoint, spec)  # refuses what cannot be said, before the work
+        decoder = load_torch_decoder(checkpoint, spec=spec).eval()
         _put_in(decoder, saved)
         with without_low_rank(decoder):
             before = _logits(decoder)
         expected = _logits(decoder)
         merge_low_rank(decoder)
         if target.suffix == ".gguf":
-            _write_file(target, checkpoint, decoder, name)
+            _write_file(target, checkpoint, decoder, adapter, name)
         else:
             write_model_folder(target, checkpoint, decoder, name)
+            _put_trained_template(target, adapter)
+    record = record_step("merge", target, (adapter, base))
+    if target.is_dir() and (adapter / RUN_FILE).is_file():
+        pass_on_run_card(adapter, target, record)
     return MergeReport(
         target,
         logits_between(expected, logits_of(target)),
         logits_between(expected, before),
         TOLERANCES[name] if tolerance is None else tolerance,
-        record_step("merge", target, (adapter, base)),
+        record,
     )
 
 
@@ -137,9 +156,14 @@ def write_model_folder(
     Args:
         target: Nothing may be there.
         checkpoint: The base, which gives configuration, tokenizer and template.
-        decoder: Without an adapter; positions other than the base's are not written.
+        decoder: Without an adapter; where its positions are not the base's, config.json says so.
         name: F32, F16 or BF16.
+
+    Raises:
+        ModelFormatError: config.json has no place for the model.
     """
+    is_changed = decoder.spec != checkpoint.spec
+    changed = configuration_with(checkpoint, decoder.spec) if is_changed else None
     values = decoder.state_dict()
     names = dict.fromkeys(place.name for place in decoder.places.values())
 
@@ -149,20 +173,31 @@ def write_model_folder(
 
         return PlannedTensor(tensor, name, tuple(values[tensor].shape), read)
 
-    config = {} if checkpoint.path.is_dir() else configuration_of(checkpoint)
+    is_folder = checkpoint.path.is_dir()
+    config = {} if is_folder else changed or configuration_of(checkpoint)
     with new_folder(target) as folder:
         write_safetensors(folder, [plan(tensor) for tensor in names])
-        if checkpoint.path.is_dir():
-            copy_side_files(folder, checkpoint, name)
+        if is_folder:
+            copy_side_files(folder, checkpoint, name, changed)
         else:
             metadata = GgufFile(checkpoint.path).metadata
             write_side_files(folder, checkpoint, config, metadata, name)
 
 
-def _write_file(target: Path, checkpoint: Checkpoint, decoder: TorchDecoder, name: str) -> None:
+def _put_trained_template(folder: Path, adapter: Path) -> None:
+    """Give a merged folder the chat template that the adapter's rows were written with."""
+    path = adapter / TEMPLATE_FILE
+    if path.is_file() and (folder / "tokenizer_config.json").is_file():
+        put_template(folder, path.read_bytes().decode())
+
+
+def _write_file(
+    target: Path, checkpoint: Checkpoint, decoder: TorchDecoder, adapter: Path, name: str
+) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as beside:
         folder = Path(beside) / "merged"
         write_model_folder(folder, checkpoint, decoder)
+        _put_trained_template(folder, adapter)
         convert(folder, target, name)
 
 

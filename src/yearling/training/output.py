@@ -10,12 +10,13 @@ from typing import Any
 from yearling.data.render import Renderer
 from yearling.models.checkpoint import Checkpoint, open_checkpoint
 from yearling.models.checkpoint.gguf import GgufFile
-from yearling.models.folder_files import new_folder
+from yearling.models.folder_files import new_folder, put_template
 from yearling.models.json_file import read_json_object
 from yearling.models.tokenizer_to_folder import folder_tokenizer
 from yearling.models.torch_decoder import TorchDecoder
 from yearling.training.adapters import AdapterKind, adapters
 from yearling.training.config import TrainConfig
+from yearling.training.context import write_adapter_context
 from yearling.training.merge import write_model_folder
 
 __all__ = ["MODEL_FOLDER", "write_result"]
@@ -33,6 +34,8 @@ def write_result(
     config: TrainConfig, path: Path, decoder: TorchDecoder, renderer: Renderer
 ) -> Path:
     """Write the trained model, or its adapter, with tokenizer and template beside it.
+
+    Positions that are not the base's stand in config.json, or in a file beside the adapter.
 
     Args:
         config: Of the run.
@@ -52,14 +55,15 @@ def write_result(
     with closing(open_checkpoint(path)) as checkpoint:
         if config.adapter is None:
             write_model_folder(part, checkpoint, decoder, _FORMATS[config.precision])
-            _put_context(part, checkpoint, decoder)
         else:
             kind: AdapterKind[Any] = adapters.get(config.adapter.name)
             with new_folder(part) as folder:
                 kind.save(decoder, config.adapter.options, folder, _base_name(config, path))
                 _put_tokenizer(folder, checkpoint)
+                if config.context is not None:
+                    write_adapter_context(folder, checkpoint, config.context)
     if renderer.chat_template is not None:
-        _put_template(part, renderer.chat_template.source)
+        put_template(part, renderer.chat_template.source)
     if place.exists():
         shutil.rmtree(place)
     part.rename(place)
@@ -71,14 +75,6 @@ def _base_name(config: TrainConfig, path: Path) -> str:
     return str(path) if path.is_dir() else config.model
 
 
-def _put_context(folder: Path, checkpoint: Checkpoint, decoder: TorchDecoder) -> None:
-    """Write positions that are not the base's into config.json."""
-    write = checkpoint.family.config_from_spec
-    if decoder.spec == checkpoint.spec or write is None:
-        return
-    _change_json(folder / "config.json", write(decoder.spec))
-
-
 def _put_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
     if checkpoint.path.is_dir():
         for name in _TOKENIZER_FILES:
@@ -86,14 +82,8 @@ def _put_tokenizer(folder: Path, checkpoint: Checkpoint) -> None:
                 shutil.copyfile(checkpoint.path / name, folder / name)
         return
     metadata = GgufFile(checkpoint.path).metadata
-    for name, content in folder_tokenizer(metadata, None).items():
+    for name, content in folder_tokenizer(metadata).items():
         _change_json(folder / name, content)
-
-
-def _put_template(folder: Path, source: str) -> None:
-    """Newer readers look into chat_template.jinja first, older ones into tokenizer_config.json."""
-    (folder / "chat_template.jinja").write_text(source, encoding="utf-8")
-    _change_json(folder / "tokenizer_config.json", {"chat_template": source})
 
 
 def _change_json(path: Path, changes: Mapping[str, Any]) -> None:

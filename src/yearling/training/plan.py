@@ -43,6 +43,7 @@ __all__ = [
     "plan_memory",
     "plan_run",
     "refuse_message",
+    "refuse_too_large",
 ]
 
 _LOGIT_ROWS = 1_024  # at once; see models.torch_decoder.labelled_losses
@@ -222,31 +223,57 @@ def check_fits(config: TrainConfig, plan: RunPlan) -> None:
         )
 
 
+def refuse_too_large(config: TrainConfig) -> None:
+    """Refuse a run that this machine's memory cannot hold, in less than a second.
+
+    Of a run with an adapter only the loaded base is counted, since attaching one to a large model
+    takes seconds (12 for 7B in four bits); `plan_run` counts all of it.
+
+    Raises:
+        TrainingError: memory is too small; the message says what would fit.
+    """
+    spec = find_spec(config)
+    free = available_bytes()
+    if config.adapter is None:
+        needed = sum(p.num_bytes for p in plan_memory(config, spec) if p.name != "process")
+    else:
+        needed = count_parameters(spec).total * _NUMBER_BYTES
+    if needed > free:
+        said = _refusal(config, spec, plan_memory(config, spec), free + _process_bytes())
+        raise TrainingError(f"{said}\n  use_memory_check=false tries it all the same.")
+
+
 def refuse_message(config: TrainConfig, plan: RunPlan) -> str:
     """Say by how much a run is too large, what takes most, and which setting would make it fit."""
-    largest = max(plan.memory, key=lambda part: part.num_bytes)
+    return _refusal(config, find_spec(config), plan.memory, plan.available)
+
+
+def _refusal(
+    config: TrainConfig, spec: ModelSpec, memory: Sequence[MemoryPart], available: int
+) -> str:
+    total = sum(part.num_bytes for part in memory)
+    largest = max(memory, key=lambda part: part.num_bytes)
     head = (
-        f"this run needs {_giga(plan.needed)} of memory, and {_giga(plan.available)} are free; "
+        f"this run needs {_giga(total)} of memory, and {_giga(available)} are free; "
         f"{largest.name} take {_giga(largest.num_bytes)}."
     )
-    spec = find_spec(config)
     fitting = []
     for choices in _single_changes(config):
         for text, changes in choices:
             needed = _needed(config, spec, changes)
-            if needed <= plan.available:
+            if needed <= available:
                 fitting.append(f"{text} ({_giga(needed)})")
                 break
     if fitting:
         return f"{head}\n  Any one of these fits: {'; '.join(fitting)}."
     together: dict[str, Any] = {}
     texts = []
-    smallest = plan.needed
+    smallest = total
     for text, changes in _all_changes(config):
         together |= changes
         texts.append(text)
         smallest = _needed(config, spec, together)
-        if smallest <= plan.available:
+        if smallest <= available:
             return f"{head}\n  Together these fit: {' and '.join(texts)} ({_giga(smallest)})."
     return (
         f"{head}\n  Even with {', '.join(texts)} it needs {_giga(smallest)}: take a smaller model "

@@ -19,22 +19,23 @@ from pydantic import Field, ValidationError
 from yearling.core.config import Config
 from yearling.core.errors import LineageError
 from yearling.core.lineage import LineageLedger, LineageRecord, hash_json
+from yearling.models.trained_template import RUN_FILE, TEMPLATE_FILE, hash_template
 from yearling.serving.conversion import hashes_of
 from yearling.training.config import TrainConfig
+from yearling.training.context import ContextConfig, context_notice
+from yearling.training.method import methods
 
 __all__ = [
-    "RUN_FILE",
     "BaseModel",
     "RunCard",
     "explain",
     "find_record",
     "make_run_card",
+    "pass_on_run_card",
     "read_run_card",
-    "template_change",
     "write_run_card",
 ]
 
-RUN_FILE = "run.json"
 _README = "README.md"
 _LIBRARIES = ("torch", "transformers", "peft", "datasets", "numpy", "tokenizers")
 
@@ -54,6 +55,10 @@ class RunCard(Config):
     base: BaseModel = Field(description="What it started from.")
     data: Mapping[str, str] = Field(description="Hash of each part of the rows, as they were read.")
     template_hash: str = Field(description="SHA-256 of chat template and tokenizer.")
+    chat_template: str | None = Field(
+        default=None,
+        description="SHA-256 of the template's text; none where no conversations were learned.",
+    )
     configuration: Mapping[str, Any] = Field(description="Resolved; every default is in it.")
     seed: int = Field(description="Of everything random.")
     scores: Mapping[str, float] = Field(description="Last and best losses, and other results.")
@@ -99,7 +104,7 @@ def write_run_card(folder: Path, model: Path, card: RunCard) -> RunCard:
     Args:
         folder: Of the run.
         model: What the run made; a copy of the card is put into it.
-        card: What is known; `record`, `created` and `versions` are filled in here.
+        card: What is known; `chat_template`, `record`, `created` and `versions` are filled in.
 
     Raises:
         LineageError: a record in the ledger was changed.
@@ -119,12 +124,32 @@ def write_run_card(folder: Path, model: Path, card: RunCard) -> RunCard:
         parents=ledger.makers(card.base.hashes.values()),
     )
     filled = card.model_copy(
-        update={"record": ledger.write(record), "created": created, "versions": _versions()}
+        update={
+            "chat_template": _template(model, card.method),
+            "record": ledger.write(record),
+            "created": created,
+            "versions": _versions(),
+        }
     )
     for place in (folder, model):
         (place / RUN_FILE).write_text(filled.model_dump_json(indent=1) + "\n", encoding="utf-8")
         (place / _README).write_text(_readme(folder.name, filled), encoding="utf-8")
     return filled
+
+
+def pass_on_run_card(source: Path, target: Path, record: str) -> None:
+    """Copy the card of a model to what was made of it by another step.
+
+    Args:
+        source: Folder with a card.
+        target: Folder of what was made.
+        record: Id of that step's lineage record.
+
+    Raises:
+        LineageError: the card is damaged.
+    """
+    card = read_run_card(source).model_copy(update={"record": record})
+    (target / RUN_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
 def read_run_card(folder: Path) -> RunCard:
@@ -143,29 +168,6 @@ def read_run_card(folder: Path) -> RunCard:
         ) from None
     except (ValidationError, OSError) as error:
         raise LineageError(f"{path} is not a run card: {error}") from error
-
-
-def template_change(folder: Path, template_hash: str) -> str | None:
-    """Say that a model is asked through another template or tokenizer than it was trained with.
-
-    Args:
-        folder: Of the run or its model; one without a card was not trained here, and nothing is
-            said of it.
-        template_hash: Of what would be used now.
-
-    Raises:
-        LineageError: the card is damaged.
-    """
-    if not (folder / RUN_FILE).is_file():
-        return None
-    trained = read_run_card(folder).template_hash
-    if trained == template_hash:
-        return None
-    return (
-        f"{folder} was trained with template and tokenizer {trained[:12]}, and is used with "
-        f"{template_hash[:12]}: prompts differ from those it has learned. Serve it with its own "
-        "chat_template.jinja and tokenizer."
-    )
 
 
 def explain(name: str) -> tuple[LineageRecord, ...]:
@@ -209,6 +211,14 @@ def find_record(name: str, ledger: LineageLedger) -> str:
         f"nothing is known of {name!r}: it is no folder or file, and no record in {ledger.folder} "
         "has that id or name."
     )
+
+
+def _template(model: Path, method: str) -> str | None:
+    """Hash of the template that the rows were written with; documents are written without."""
+    path = model / TEMPLATE_FILE
+    if tuple(methods.get(method).kinds) == ("document",) or not path.is_file():
+        return None
+    return hash_template(path.read_bytes().decode())
 
 
 def _newest(ids: Sequence[str], ledger: LineageLedger) -> str:
@@ -255,6 +265,7 @@ def _readme(name: str, card: RunCard) -> str:
         "",
         f"{card.base.name}, trained by `{card.method}` as {how}, seed {card.seed}, {card.created}.",
         *scores,
+        *_positions(card),
         "",
         "## Where it came from",
         "",
@@ -270,3 +281,11 @@ def _readme(name: str, card: RunCard) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _positions(card: RunCard) -> list[str]:
+    """What a reader must know of an adapter with positions of its own."""
+    context = card.configuration.get("context")
+    if card.adapter is None or context is None:
+        return []
+    return ["", "## Positions", "", context_notice(ContextConfig.model_validate(context))]

@@ -52,6 +52,7 @@ from yearling.training.objective import Objective
 from yearling.training.output import write_result
 from yearling.training.parallel import Processes, process_group
 from yearling.training.parallel.group import is_distributed
+from yearling.training.plan import refuse_too_large
 from yearling.training.precision import choose_device
 from yearling.training.progress import training_bar
 from yearling.training.ranks import ALONE, Ranks
@@ -69,6 +70,7 @@ _CONFIG, _REPORT, _CURVE, _CHECKPOINTS = (
 )
 _FREE_ON_RESUME = {
     *("checkpoint", "device", "max_seconds", "output", "parallel", "report_to", "threads"),
+    "use_memory_check",
 }
 """Keys that a resumed run may have otherwise; every other one would make it another run."""
 
@@ -107,6 +109,7 @@ def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
         ConfigError: the output folder holds a run already, or one of another configuration.
         DataError: rows cannot be read, or too many are lost.
         ModelError: the model cannot be read.
+        TrainingError: memory cannot suffice; the message says what would fit.
         NonFiniteError: a loss or gradient is not a finite number; the weights are unchanged.
         CheckpointError: a checkpoint cannot be written, or is damaged.
     """
@@ -141,6 +144,8 @@ class Trainer:
             self._refuse_taken(resume=resume)
             store.ensure(config.model)
             path = store.resolve(config.model)
+            if config.use_memory_check and device.type == "cpu" and processes is None:
+                refuse_too_large(config)
             renderer = Renderer.open(config.model, chat_template=config.chat_template)
             data = prepare_data(config, renderer, self._ranks)
             decoder = load_trained(config, path, device)

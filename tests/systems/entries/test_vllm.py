@@ -1,4 +1,4 @@
-"""vLLM's measure: the lengths are ShareGPT's, and sharing and paging are what is measured."""
+"""vLLM's measure: sharing is what is measured."""
 
 from pathlib import Path
 
@@ -10,24 +10,6 @@ from yearling.systems.system import Trial
 
 def trial(folder: Path, *, is_ablated: bool = False) -> Trial:
     return Trial(0, is_ablated, folder, lambda _: None)
-
-
-def test_requests_have_the_published_mean_lengths_and_fit() -> None:
-    drawn = vllm.draw_requests(0, 4000, 2048, lambda length, place: range(length))
-    prompts = [len(request.prompt) for request in drawn]
-    news = [request.num_new for request in drawn]
-    assert sum(prompts) / len(prompts) == pytest.approx(161.31, rel=0.05)
-    assert sum(news) / len(news) == pytest.approx(337.99, rel=0.05)
-    assert max(map(sum, zip(prompts, news, strict=True))) <= 2048
-    assert min(prompts + news) >= 1
-
-
-def test_requests_follow_from_their_seed() -> None:
-    first, again, other = (
-        vllm.draw_requests(seed, 8, 256, lambda length, place: [place] * length)
-        for seed in (0, 0, 1)
-    )
-    assert first == again != other
 
 
 def test_shared_blocks_are_those_of_the_prompt(tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ from tests.training.methods.tiny_models import (
 )
 from yearling.data.encoded import EncodedSequence
 from yearling.data.examples import Document
+from yearling.data.lengths import cut_into_blocks
 from yearling.models.torch_decoder import Segments, TorchDecoder
 from yearling.training.batch import pack_rows
-from yearling.training.methods.pretrain import PretrainConfig, cut_into_blocks, method
+from yearling.training.methods.pretrain import PretrainConfig, method
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 7, 8, 9, 100])

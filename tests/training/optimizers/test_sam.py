@@ -82,7 +82,9 @@ def test_a_step_without_a_second_gradient_is_refused() -> None:
 
 def test_where_the_gradient_is_zero_there_is_nowhere_to_climb() -> None:
     weights = parameters()
+    before = [weight.detach().clone() for weight in weights]
     optimizer = make(KIND, weights, lr=0.01)
     for weight in weights:
         weight.grad = torch.zeros_like(weight)
-    optimizer.step()  # no closure is needed
+    optimizer.step()  # no closure is needed, and nothing is divided by the gradient's length
+    assert all(torch.equal(now, then) for now, then in zip(weights, before, strict=True))

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from yearling.core.config import Config
-from yearling.data.encoded import EncodedRow, EncodedSequence
+from yearling.data.encoded import EncodedRow
 from yearling.data.examples import Example
+from yearling.data.lengths import cut_into_blocks
 from yearling.data.render import Renderer
 from yearling.data.rows import RowId
 from yearling.models.torch_decoder import labelled_losses
@@ -23,33 +24,13 @@ from yearling.training.batch import PackedBatch
 from yearling.training.method import Method, Start, methods
 from yearling.training.objective import Loss, Objective, Update
 
-__all__ = ["PretrainConfig", "cut_into_blocks", "method"]
+__all__ = ["PretrainConfig", "method"]
 
 
 class PretrainConfig(Config):
     """Options of pretraining."""
 
     length: int = Field(default=1_024, ge=2, description="Most tokens of a block.")
-
-
-def cut_into_blocks(sequence: EncodedSequence, length: int) -> list[EncodedSequence]:
-    """Cut a sequence into blocks, each of which begins with the last token of the one before.
-
-    A sequence of one token has nothing to learn and gives no block.
-
-    >>> import numpy as np
-    >>> whole = EncodedSequence(np.arange(6, dtype=np.int32), np.arange(6) > 0)
-    >>> [block.tokens.tolist() for block in cut_into_blocks(whole, 4)]
-    [[0, 1, 2, 3], [3, 4, 5]]
-    """
-    blocks = []
-    for first in range(0, len(sequence.tokens) - 1, length - 1):
-        part = slice(first, first + length)
-        has_loss = sequence.has_loss[part].copy()
-        has_loss[0] = False
-        prompt = min(max(sequence.num_prompt - first, 0), length)
-        blocks.append(EncodedSequence(sequence.tokens[part], has_loss, prompt))
-    return blocks
 
 
 def _encode(
