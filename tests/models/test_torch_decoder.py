@@ -289,9 +289,21 @@ def test_scan_equals_the_recurrence_of_the_reference() -> None:
     expected, after = reference_operations.selective_scan(op, x, step, b, c, state)
     parts = [torch.from_numpy(array).float() for array in (x, step, matrix, b, c, state)]
     parts[1] = F.softplus(parts[1])
-    scanned, kept = selective_scan(*parts)
-    np.testing.assert_allclose(scanned.numpy(), expected, atol=1e-4)
-    np.testing.assert_allclose(kept.numpy(), after, atol=1e-4)
+    x, step, matrix, b, c, state = parts
+    scanned, kept = selective_scan(x[None], step[None], matrix, b[None], c[None], state[None])
+    np.testing.assert_allclose(scanned[0].numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(kept[0].numpy(), after, atol=1e-4)
+
+
+def test_scan_has_the_gradient_that_small_changes_show() -> None:
+    torch.manual_seed(3)
+    shapes = [(2, 70, 3), (2, 70, 3), (3, 4), (2, 70, 4), (2, 70, 4), (2, 3, 4)]
+    parts = [torch.rand(shape, dtype=torch.float64) for shape in shapes]
+    parts[2] = -parts[2]
+    assert torch.autograd.gradcheck(  # 70 tokens are more than a chunk
+        lambda *values: sum(part.sin().sum() for part in selective_scan(*values)),
+        [part.requires_grad_() for part in parts],
+    )
 
 
 @pytest.mark.parametrize("is_renormalised", [True, False])
