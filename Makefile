@@ -22,7 +22,7 @@ DEV := .venv/.dev-is-installed
 PEERS := .venv-bench/.peers-are-installed
 SET_UP := PYTHON=$(PYTHON) tools/set_up.sh
 
-.PHONY: serve check check-native test-fast test docs bench wheel clean
+.PHONY: serve check check-native test-fast test example docs bench wheel clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -42,14 +42,18 @@ check-native: $(DEV)
 	@tools/check_native.sh
 
 test-fast: $(DEV)
-	@$(BIN)/python -m pytest -q -n 2 -m "not (slow or network or faults or browser)" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n 2 -m "not (slow or network or faults or browser or example)" $(PYTEST_ARGS)
 
 # Tests that kill processes or measure time run alone, after the others.
 test: $(DEV)
 	@$(SET_UP) chromium
 	@$(SET_UP) tracer
-	@$(BIN)/python -m pytest -q -n 2 -m "not (faults or browser)" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n 2 -m "not (faults or browser or example)" $(PYTEST_ARGS)
 	@$(BIN)/python -m pytest -q -m "faults or browser" $(PYTEST_ARGS)
+
+# The README's training example, judged by its answers: some six minutes on a quiet machine.
+example: $(DEV)
+	@$(BIN)/python -m pytest -q -s -m example tests/docs $(PYTEST_ARGS)
 
 docs: $(DEV)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

@@ -100,17 +100,34 @@ def test_held_out_messages_are_in_other_words_than_the_trained_ones() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_commands_of_the_readme_run_one_after_the_other(tmp_path: Path, smollm2_path: Path) -> None:
+    shutil.copytree(EXAMPLE, tmp_path / "examples" / EXAMPLE.name)
+    held_out = tmp_path / "examples" / EXAMPLE.name / "held_out.csv"
+    held_out.write_text("".join(held_out.read_text("utf-8").splitlines(keepends=True)[:5]), "utf-8")
+    shares, _ = teach(tmp_path, "--set", "steps=2")
+    assert len(shares) == 2
+
+
+@pytest.mark.example
 @pytest.mark.timeout(MAX_SECONDS + 120)
 def test_commands_of_the_readme_teach_the_codes(tmp_path: Path, smollm2_path: Path) -> None:
     shutil.copytree(EXAMPLE, tmp_path / "examples" / EXAMPLE.name)
+    (base, tuned), seconds = teach(tmp_path)
+    print(f"{base} % before, {tuned} % after, {seconds:.0f} s")
+    assert tuned >= base + MIN_GAIN
+    assert seconds <= MAX_SECONDS
+
+
+def teach(folder: Path, *training_options: str) -> tuple[list[float], float]:
+    """Give the shares of right answers, of the base and of what it became, and the seconds."""
     check, train, merge, serve, score = example_commands()
     assert [command[1] for command in (check, train, merge, serve)] == [
         "data", "train", "merge", "serve",
     ]  # fmt: skip
-    seconds = sum(run(command, tmp_path)[1] for command in (check, train, merge))
-    with serving(serve, tmp_path) as url:
-        printed, asked = run([*score, "--url", url], tmp_path)
+    commands = (check, [*train, *training_options], merge)
+    seconds = sum(run(command, folder)[1] for command in commands)
+    with serving(serve, folder) as url:
+        printed, asked = run([*score, "--url", url], folder)
     shares = [float(share) for share in re.findall(r"([\d.]+) %$", printed, re.MULTILINE)]
-    base, tuned = shares
-    assert tuned >= base + MIN_GAIN
-    assert seconds + asked <= MAX_SECONDS
+    return shares, seconds + asked
