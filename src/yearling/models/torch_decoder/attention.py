@@ -18,6 +18,11 @@ from yearling.models.torch_decoder.cache import DecoderCache, SeenKeys
 from yearling.models.torch_decoder.leaves import normalise
 from yearling.models.torch_decoder.rotary import Angles, rotate
 from yearling.models.torch_decoder.segments import Positions, Segment, Segments
+from yearling.models.torch_decoder.together import (
+    SideBySide,
+    attend_together,
+    can_attend_together,
+)
 from yearling.models.torch_decoder.tree import Wiring
 from yearling.models.weights import Role
 
@@ -39,6 +44,7 @@ class Step:
             by the layer's number.
         cache: Keys, values and states of earlier tokens; None when nothing comes before.
         attend: Computes the attention of one sequence.
+        laid: How sequences are divided among calls where they may share one.
     """
 
     segments: Segments
@@ -47,6 +53,7 @@ class Step:
     query_sources: Mapping[int, Tensor] = field(default_factory=dict)
     cache: DecoderCache | None = None
     attend: "Attend" = field(default_factory=lambda: attend)
+    laid: Sequence[SideBySide] = ()
 
 
 def run_attention(
@@ -71,19 +78,29 @@ def run_attention(
         keys = rotate(keys, angles, attention.positions)
     if attention.log_scale is not None:
         queries = queries * _log_scale(attention.log_scale, step.positions).to(queries.dtype)
+    if step.laid and can_attend_together(attention, step.segments):
+        attended = attend_together(attention, (queries, keys, values), step.laid)
+    else:
+        attended = _attend_in_turn(attention, (queries, keys, values), step, number)
+    (mixed,) = wiring.project(owner, ("output",), attended.flatten(1))
+    return mixed
+
+
+def _attend_in_turn(
+    attention: Attention, heads: tuple[Tensor, Tensor, Tensor], step: Step, number: int
+) -> Tensor:
+    queries, keys, values = heads
     seen: Sequence[SeenKeys]
     if step.cache is None:
         seen = [SeenKeys(keys[s.rows], values[s.rows], s.start) for s in step.segments]
     else:
         seen = step.cache.extend(number, keys, values)
-    attended = torch.cat(
+    return torch.cat(
         [
             step.attend(attention, queries[segment.rows], known, segment)
             for segment, known in zip(step.segments, seen, strict=True)
         ]
     )
-    (mixed,) = wiring.project(owner, ("output",), attended.flatten(1))
-    return mixed
 
 
 def _heads(

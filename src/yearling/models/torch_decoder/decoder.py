@@ -38,6 +38,7 @@ from yearling.models.torch_decoder.mlp import run_mlp
 from yearling.models.torch_decoder.rotary import angles_of
 from yearling.models.torch_decoder.segments import Positions, Segments, positions_of
 from yearling.models.torch_decoder.state_space import run_state_space
+from yearling.models.torch_decoder.together import lay_side_by_side
 from yearling.models.torch_decoder.tree import (
     Wiring,
     is_bare_parameter,
@@ -141,7 +142,9 @@ class TorchDecoder(nn.Module):
         positions = positions_of(segments, tokens.device)
         angles, sources = self._angles(positions), self._query_sources(positions)
         pattern = self.attend if self.training else attend
-        step = Step(segments, positions, angles, sources, cache, pattern)
+        is_shared = cache is None and pattern is attend and len(segments.lengths) > 1
+        laid = lay_side_by_side(segments, tokens.device) if is_shared else []
+        step = Step(segments, positions, angles, sources, cache, pattern, laid)
         can_repeat = cache is None or isinstance(cache, FixedKeys)
         hidden = self._embed(tokens, positions, injection)
         for number, layer in enumerate(self.iterate_layers()):
