@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ __all__ = [
     "decoder_of",
     "fit",
     "kept_decoder",
+    "save_folder",
     "token_losses",
     "windows_of",
 ]
@@ -210,6 +212,21 @@ def kept_decoder(
     save_file(_tensors(decoder), partial)
     partial.replace(file)
     return decoder
+
+
+def save_folder(decoder: "TorchDecoder", sizes: Mapping[str, Any], folder: Path) -> None:
+    """Write a decoder as a Hugging Face folder without a tokenizer, which the engine serves.
+
+    Args:
+        sizes: What `decoder_of` made it from.
+        folder: To be made.
+    """
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    save_file(_tensors(decoder), folder / "model.safetensors")
+    config = {"architectures": ["LlamaForCausalLM"], "rms_norm_eps": 1e-6, **sizes}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
 def _tensors(module: "nn.Module") -> "dict[str, Tensor]":
