@@ -1,4 +1,6 @@
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,30 @@ def test_closing_leaves_no_process() -> None:
     engine = EngineProcess(fake("slow-0"))
     engine.close()
     assert not Path(f"/proc/{engine.pid}").exists()
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_engine_does_not_outlive_a_killed_benchmark() -> None:
+    program = """
+from tests.benchmarks.test_engine_process import PHASE, EngineProcess, fake
+with EngineProcess(fake("silent")) as engine:
+    print(engine.pid, flush=True)
+    engine.run(PHASE)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    ) as benchmark:
+        assert benchmark.stdout is not None
+        pid = int(benchmark.stdout.readline())
+        assert runs(pid)
+        benchmark.kill()
+    deadline = time.monotonic() + 20
+    while runs(pid):
+        assert time.monotonic() < deadline, "the engine is still there"
+        time.sleep(0.05)

@@ -8,8 +8,10 @@
 Standard library only. Whatever a library prints goes to stderr: stdout carries answers only.
 """
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +61,8 @@ def serve(engine: BenchedEngine) -> None:
 
 
 def answer_commands(commands: Mapping[str, Command]) -> None:
-    """Answer commands by their names until stdin closes."""
+    """Answer commands by their names until stdin closes, or the benchmark is killed."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlive the benchmark
     answers = _own_stdout()
     for line in sys.stdin:
         answers.write(json.dumps(_answer(commands, json.loads(line))) + "\n")
