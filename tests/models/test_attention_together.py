@@ -65,10 +65,10 @@ def test_every_row_has_one_slot_and_long_ones_are_not_filled_up_far() -> None:
     laid = lay_side_by_side(segments, torch.device("cpu"))
     rows = torch.cat([group.rows for group in laid])
     assert rows.sort().values.tolist() == list(range(segments.num_tokens))
-    assert [(group.count, group.length) for group in laid] == [(2, 300), (4, 70)]
+    assert [(group.num_sequences, group.length) for group in laid] == [(2, 300), (4, 70)]
     for group in laid:
         assert len(set(group.slots.tolist())) == len(group.rows)
-        assert int(group.slots.max()) < group.count * group.length
+        assert int(group.slots.max()) < group.num_sequences * group.length
 
 
 @pytest.mark.parametrize(

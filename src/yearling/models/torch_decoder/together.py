@@ -29,19 +29,19 @@ class SideBySide(NamedTuple):
     Attributes:
         rows: Their rows of the batch, sequence after sequence (n,).
         slots: The place of each among the B x L that are computed (n,).
-        count: B.
+        num_sequences: B.
         length: L.
     """
 
     rows: Tensor
     slots: Tensor
-    count: int
+    num_sequences: int
     length: int
 
     @property
     def is_full(self) -> bool:
         """Whether nothing is filled up."""
-        return len(self.slots) == self.count * self.length
+        return len(self.slots) == self.num_sequences * self.length
 
 
 def lay_side_by_side(segments: Segments, device: torch.device) -> list[SideBySide]:
@@ -105,6 +105,6 @@ def _laid(rows: Tensor, group: SideBySide, *, alone: bool) -> Tensor:
     """Rows (T, H, D) of the group as (B, H, L, D); filled up with zeros."""
     own = rows if alone else rows.index_select(0, group.rows)
     if not group.is_full:
-        empty = own.new_zeros(group.count * group.length, *own.shape[1:])
+        empty = own.new_zeros(group.num_sequences * group.length, *own.shape[1:])
         own = empty.index_copy(0, group.slots, own)
-    return own.unflatten(0, (group.count, group.length)).transpose(1, 2)
+    return own.view(group.num_sequences, group.length, *own.shape[1:]).transpose(1, 2)
