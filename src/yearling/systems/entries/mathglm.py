@@ -82,7 +82,7 @@ def text_of(expression: str, writing: Writing) -> str:
     r"""Write an expression out to its result, with a line's end.
 
     >>> text_of("1+2*3", "steps"), text_of("1+2*3", "result")
-    ('1+2*3=1+6=7\\n', '1+2*3=7\\n')
+    ('1+2*3=1+6=7\n', '1+2*3=7\n')
     """
     steps = steps_of(expression)
     return "=".join([expression, *(steps if writing == "steps" else steps[-1:])]) + "\n"
