@@ -48,3 +48,13 @@ def test_orders_of_one_expression_are_on_one_side() -> None:
         sides.add(is_held_out("".join(map("".join, zip(numbers, [*operators, ""], strict=True)))))
     assert sides == {False}
     assert is_held_out(Expressions().draw(random, is_test=True))
+
+
+def test_no_number_on_the_way_is_larger_than_asked() -> None:
+    random = Random(2)
+    expressions = Expressions(4, 1, 4, operators="+*", max_value=20_000)
+    drawn = [expressions.draw(random, is_test=False) for _ in range(300)]
+    largest = max(
+        int(number) for e in drawn for step in steps_of(e) for number in re.findall(r"\d+", step)
+    )
+    assert 10_000 < largest <= 20_000

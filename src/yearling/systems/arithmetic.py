@@ -28,24 +28,32 @@ class Expressions:
         max_digits: Of a number; products have one number of one digit.
         min_operators: Of an expression.
         max_operators: Of an expression.
+        operators: Each as often as it stands here.
+        max_value: Of a number on the way to the result, and of the result.
     """
 
     max_digits: int = 3
     min_operators: int = 2
     max_operators: int = 4
+    operators: str = "++--*"
+    max_value: int = 9_999
 
     def draw(self, random: Random, *, is_test: bool) -> str:
         """Draw an expression, held out for tests or not."""
         while True:
             expression = self._draw(random)
-            if is_held_out(expression) == is_test:
+            if is_held_out(expression) == is_test and self._is_within(expression):
                 return expression
+
+    def _is_within(self, expression: str) -> bool:
+        numbers = re.findall(r"\d+", "=".join(steps_of(expression)))
+        return all(int(number) <= self.max_value for number in numbers)
 
     def _draw(self, random: Random) -> str:
         num_operators = random.randint(self.min_operators, self.max_operators)
         parts = [self._number(random)]
         for _ in range(num_operators):
-            operator = random.choice("++--*")
+            operator = random.choice(self.operators)
             number = str(random.randint(2, 9)) if operator == "*" else self._number(random)
             parts += [operator, number]
         pairs = [

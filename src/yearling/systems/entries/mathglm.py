@@ -8,7 +8,8 @@ Source: Yang et al. 2023, arXiv:2309.03241.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,42 +27,43 @@ Writing = Literal["steps", "result"]
 
 _ALPHABET = "\n=0123456789+-*()"
 _CODES = {letter: code for code, letter in enumerate(_ALPHABET)}
-_LENGTH = 160
+_WIDTH = 4
+_LENGTH = 128
 _SIZES: Mapping[str, Any] = {
     "model_type": "llama",
     "vocab_size": len(_ALPHABET),
     "hidden_size": 128,
-    "intermediate_size": 384,
-    "num_hidden_layers": 4,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
     "max_position_embeddings": _LENGTH,
     "tie_word_embeddings": False,
 }
-_ROWS = 24
-_BASE_STEPS, _BASE_LR = 1_500, 2e-3
-_STEPS, _LR = 300, 1e-3
-_SINGLE = Expressions(max_digits=4, min_operators=1, max_operators=1)
+_ROWS = 16
+_STD = 0.06  # of the first weights: a layer as narrow as this learns sooner than from 0.02
+_OPERATIONS = (
+    Expressions(min_operators=1, max_operators=1, operators="+-*"),
+    Expressions(max_digits=4, min_operators=1, max_operators=1, operators="+-"),
+)
 _WHOLE = Expressions()
+_SHORT = Expressions(min_operators=1)
 _NUM_TESTS = 200
 _CLOSE = 0.01  # of the true value, as the paper's relative error allows
 
 
 def _run(trial: Trial) -> Mapping[str, float]:
     tests = _tests(trial.seed)
-    result = _arm(trial, "result")
-    figures = _scores(trial, result, tests, "result")
+    result = _scores(trial, "result", tests)
     if trial.is_ablated:
-        return {"exact": figures["exact"], "gain": 0.0}
-    trained: set[str] = set()
-    steps = _scores(trial, _arm(trial, "steps", trained), tests, "steps")
-    orders = {_in_any_order(expression) for expression in trained}
+        return {"exact": result["exact"], "gain": 0.0}
+    steps = _scores(trial, "steps", tests)
     return {
         "exact": steps["exact"],
-        "gain": steps["exact"] - figures["exact"],
-        "overlap": float(sum(_in_any_order(test) in orders for test in tests)),
+        "gain": steps["exact"] - result["exact"],
+        "overlap": float(_overlap(trial.seed, tests)),
         "close": steps["close"],
-        "exact_result_only": figures["exact"],
+        "exact_result_only": result["exact"],
         "smollm2_exact": _smollm2_exact(tests[:40]),
     }
 
@@ -75,17 +77,33 @@ def _in_any_order(expression: str) -> tuple[str, ...]:
     return tuple(sorted(re.findall(r"\d+|[-+*]", expression)))
 
 
+def _overlap(seed: int, tests: Sequence[str]) -> int:
+    """Draw all that the arm with steps was trained on once more, and count the tests among it."""
+    orders = {_in_any_order(test) for test in tests}
+    found = set[tuple[str, ...]]()
+    for stage in (_FIRST, _SECOND, _last(seed)):
+        for step in range(stage.steps):
+            drawn = _expressions(stage, step, "steps")
+            found |= orders & {_in_any_order(expression) for expression in drawn}
+    return len(found)
+
+
 # --- training ----------------------------------------------------------------------------------
 
 
 def text_of(expression: str, writing: Writing) -> str:
-    r"""Write an expression out to its result, with a line's end.
+    r"""Write an expression out to its result, every number with four digits, and a line's end.
 
     >>> text_of("1+2*3", "steps"), text_of("1+2*3", "result")
-    ('1+2*3=1+6=7\n', '1+2*3=7\n')
+    ('0001+0002*0003=0001+0006=0007\n', '0001+0002*0003=0007\n')
     """
     steps = steps_of(expression)
-    return "=".join([expression, *(steps if writing == "steps" else steps[-1:])]) + "\n"
+    return _wide("=".join([expression, *(steps if writing == "steps" else steps[-1:])])) + "\n"
+
+
+def _wide(text: str) -> str:
+    """Give every number the same width, so that places of equal worth lie equally far apart."""
+    return re.sub(r"\d+", lambda number: number[0].zfill(_WIDTH), text)
 
 
 def rows_of_texts(texts: Sequence[str], count: int, length: int) -> "Rows":
@@ -117,55 +135,95 @@ def rows_of_texts(texts: Sequence[str], count: int, length: int) -> "Rows":
     return Rows(tokens[:, :-1].contiguous(), labels)
 
 
-def _batch(random: Random, expressions: Expressions, writing: Writing, seen: set[str]) -> "Rows":
-    texts: list[str] = []
+@dataclass(frozen=True)
+class _Stage:
+    """A stretch of training.
+
+    Attributes:
+        steps: Of the optimizer.
+        lr: Learning rate.
+        schedule: Its shape.
+        draw: Gives an expression for training.
+        seed: Of what is drawn.
+    """
+
+    steps: int
+    lr: float
+    schedule: str
+    draw: Callable[[Random], str]
+    seed: int
+
+
+def _operation(random: Random) -> str:
+    return random.choice(_OPERATIONS).draw(random, is_test=False)
+
+
+def _short_or_operation(random: Random) -> str:
+    return _operation(random) if random.random() < 0.2 else _SHORT.draw(random, is_test=False)
+
+
+def _whole(random: Random) -> str:
+    return _WHOLE.draw(random, is_test=False)
+
+
+_FIRST = _Stage(1_500, 2e-3, "wsd", _operation, 5_000_011)
+_SECOND = _Stage(1_500, 1e-3, "wsd", _short_or_operation, 7_000_003)
+
+
+def _last(seed: int) -> _Stage:
+    return _Stage(100, 3e-4, "cosine", _whole, 1_000_003 * (seed + 11))
+
+
+def _expressions(stage: _Stage, step: int, writing: Writing) -> list[str]:
+    """Give the expressions of a step: more than fill its rows."""
+    random = Random(stage.seed + step)
+    drawn: list[str] = []
     missing = _ROWS * _LENGTH
     while missing > 0:
-        expression = expressions.draw(random, is_test=False)
-        seen.add(expression)
-        texts.append(text_of(expression, writing))
-        missing -= len(texts[-1])
-    return rows_of_texts(texts, _ROWS, _LENGTH)
+        drawn.append(stage.draw(random))
+        missing -= len(text_of(drawn[-1], writing))
+    return drawn
 
 
-def _base(trial: Trial) -> "TorchDecoder":
-    """Give the decoder that knows single operations, which all arms begin from."""
-    from yearling.systems.tiny_bases import Training, decoder_of, fit, kept_decoder
-
-    training = Training(_BASE_STEPS, _BASE_LR)
-
-    def train() -> "TorchDecoder":
-        decoder, seen = decoder_of(_SIZES, 0), set[str]()
-
-        def draw(step: int) -> "Rows":
-            return _batch(Random(5_000_011 + step), _SINGLE, "result", seen)
-
-        fit(decoder, draw, training, trial.say)
-        return decoder
-
-    settings = {
-        "sizes": dict(_SIZES),
-        "training": vars(training),
-        "rows": [_ROWS, _LENGTH],
-        "expressions": vars(_SINGLE),
-        "modules": ["systems.arithmetic"],
-    }
-    return kept_decoder("mathglm", settings, train, trial.say)
-
-
-def _arm(trial: Trial, writing: Writing, seen: "set[str] | None" = None) -> "TorchDecoder":
-    """Teach the base whole expressions, written in one of the two ways."""
+def _train(decoder: "TorchDecoder", stage: _Stage, writing: Writing, trial: Trial) -> None:
     from yearling.systems.tiny_bases import Training, fit
 
-    decoder = _base(trial)
-    known = set[str]() if seen is None else seen
-
     def draw(step: int) -> "Rows":
-        return _batch(Random(1_000_003 * (trial.seed + 1) + step), _WHOLE, writing, known)
+        drawn = _expressions(stage, step, writing)
+        return rows_of_texts([text_of(each, writing) for each in drawn], _ROWS, _LENGTH)
 
-    seconds = fit(decoder, draw, Training(_STEPS, _LR, seed=trial.seed))
-    trial.say(f"{writing}: {_STEPS} steps in {seconds:.1f} s, {len(known)} expressions")
-    return decoder
+    training = Training(stage.steps, stage.lr, stage.schedule)
+    seconds = fit(decoder, draw, training, trial.say)
+    trial.say(f"{writing}: {stage.steps} steps in {seconds:.1f} s")
+
+
+def _operations_base(trial: Trial) -> "TorchDecoder":
+    """Give the decoder that knows single operations."""
+    from yearling.models.torch_decoder import initialise
+    from yearling.systems.tiny_bases import decoder_of, kept_decoder
+
+    def train() -> "TorchDecoder":
+        decoder = decoder_of(_SIZES, 0)
+        initialise(decoder, seed=0, std=_STD)
+        _train(decoder, _FIRST, "result", trial)
+        return decoder
+
+    return kept_decoder("mathglm-operations", _SETTINGS, train, trial.say)
+
+
+def _base(trial: Trial, writing: Writing) -> "TorchDecoder":
+    """Give the decoder that went on from there to expressions, written in one of the two ways."""
+    from yearling.systems.tiny_bases import kept_decoder
+
+    def train() -> "TorchDecoder":
+        decoder = _operations_base(trial)
+        _train(decoder, _SECOND, writing, trial)
+        return decoder
+
+    return kept_decoder(f"mathglm-{writing}", _SETTINGS, train, trial.say)
+
+
+_SETTINGS = {"sizes": dict(_SIZES), "modules": ["systems.arithmetic", "systems.entries.mathglm"]}
 
 
 # --- answers -----------------------------------------------------------------------------------
@@ -178,30 +236,29 @@ def exact_share(answers: Sequence[str], expressions: Sequence[str]) -> float:
     50.0
     """
     right = [
-        answer.split("=")[-1] == steps_of(expression)[-1]
+        _value(answer) == int(steps_of(expression)[-1])
         for answer, expression in zip(answers, expressions, strict=True)
     ]
     return 100.0 * sum(right) / len(right)
 
 
-def _scores(
-    trial: Trial, decoder: "TorchDecoder", tests: Sequence[str], writing: Writing
-) -> dict[str, float]:
+def _scores(trial: Trial, writing: Writing, tests: Sequence[str]) -> dict[str, float]:
+    decoder = _base(trial, writing)
+    _train(decoder, _last(trial.seed), writing, trial)
     answers = _answers(decoder, tests, trial.folder / writing)
-    close = [
-        _is_close(answer.split("=")[-1], int(steps_of(test)[-1]))
-        for answer, test in zip(answers, tests, strict=True)
-    ]
+    close = 0
+    for answer, test in zip(answers, tests, strict=True):
+        value, true = _value(answer), int(steps_of(test)[-1])
+        close += value is not None and abs(value - true) <= _CLOSE * abs(true)
     exact = exact_share(answers, tests)
     trial.say(f"{writing}: {exact:.1f} % exact; {tests[0]}={answers[0]}")
-    return {"exact": exact, "close": 100.0 * sum(close) / len(close)}
+    return {"exact": exact, "close": 100.0 * close / len(tests)}
 
 
-def _is_close(answer: str, value: int) -> bool:
-    try:
-        return abs(int(answer) - value) <= _CLOSE * abs(value)
-    except ValueError:
-        return False
+def _value(answer: str) -> int | None:
+    """Give the number after the last sign of equality."""
+    last = answer.split("=")[-1]
+    return int(last) if re.fullmatch(r"-?\d+", last) else None
 
 
 def _answers(decoder: "TorchDecoder", tests: Sequence[str], folder: Path) -> list[str]:
@@ -210,7 +267,7 @@ def _answers(decoder: "TorchDecoder", tests: Sequence[str], folder: Path) -> lis
     from yearling.systems.tiny_bases import save_folder
 
     save_folder(decoder, _SIZES, folder)
-    prompts = [[_CODES[letter] for letter in f"\n{test}="] for test in tests]
+    prompts = [[_CODES[letter] for letter in f"\n{_wide(test)}="] for test in tests]
     longest = max(map(len, prompts))
     params = SamplingParams(
         max_tokens=_LENGTH - longest, temperature=0.0, stop_token_ids=[_CODES["\n"]]
@@ -245,11 +302,13 @@ system = systems.register(
             "61.21 % exact with 10 million; GPT-4 18.84 %",
             "Yang et al. 2023, arXiv:2309.03241, tables 2 and 4",
         ),
-        honesty="Here the decoder has 0.8 million weights, and expressions two to four operators "
+        honesty="Here the decoder has 0.5 million weights, and expressions two to four operators "
         "of +, - and x over whole numbers of one to three digits, products by one digit; no "
-        "division, powers, decimals or fractions, and no word problems. All seeds begin from one "
-        "base that learned single operations. What is almost perfect in the paper is the share "
-        "within 1 %.",
+        "division, powers, decimals or fractions, and no word problems. Every number is written "
+        "with four digits, which the paper does not do. Both arms begin from one base that learned "
+        "single operations; each way of writing goes on in one training for all seeds, and a seed "
+        "draws the last hundred steps and the test. What is almost perfect in the paper is the "
+        "share within 1 %.",
         parts=(
             "models.families.llama",
             "models.torch_decoder",
