@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.serving.engine_process import BenchmarkError, EngineCommand
+from benchmarks.peers import peer_python
+from benchmarks.serving.engine_process import EngineCommand
 
 __all__ = ["Files", "Trial", "trials"]
 
-_ROOT = Path(__file__).resolve().parents[2]
-_PEER_PYTHON = _ROOT / ".venv-bench" / "bin" / "python"
 _ENGINES = "benchmarks.conversion.engines"
 
 
@@ -51,19 +50,15 @@ def trials(files: Files) -> list[Trial]:
     Raises:
         BenchmarkError: the peers' environment does not exist.
     """
-    if not _PEER_PYTHON.exists():
-        raise BenchmarkError(
-            f"the peers' environment {_PEER_PYTHON.parents[1]} does not exist.\n"
-            "  `make bench` makes it."
-        )
+    peer = peer_python()
     ours, folder, written = Path(sys.executable), {"folder": files.folder}, {"GGUF": files.written}
     return [
         _trial("yearling", ours, "yearling", files.original, written),
         _trial(
             "yearling float32", ours, "yearling", files.original, folder, options={"is_float32": 1}
         ),
-        _trial("llama.cpp", _PEER_PYTHON, "llama_cpp", files.original, written),
-        _trial("transformers", _PEER_PYTHON, "transformers", files.original, folder | written),
+        _trial("llama.cpp", peer, "llama_cpp", files.original, written),
+        _trial("transformers", peer, "transformers", files.original, folder | written),
     ]
 
 

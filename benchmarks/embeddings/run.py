@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.embeddings.sentences import mixed_texts
-from benchmarks.serving.engine_process import BenchmarkError, EngineCommand, EngineProcess
+from benchmarks.peers import peer_python
+from benchmarks.serving.engine_process import EngineCommand, EngineProcess
 from benchmarks.serving.machine import BusyWatch, busy_load
 from benchmarks.serving.metrics import Summary, summarise
 
@@ -26,8 +27,6 @@ PEER = "sentence-transformers"
 PEER_BATCHES = (32, 16, 8, 4)
 """Batch sizes the peer is measured with: its default, and what suits short texts better."""
 
-_ROOT = Path(__file__).resolve().parents[2]
-_PEER_PYTHON = _ROOT / ".venv-bench" / "bin" / "python"
 _ENGINES = "benchmarks.embeddings.engines"
 _LEAST_COSINE = 0.9999
 
@@ -128,16 +127,12 @@ def run(settings: Settings, progress: Progress) -> Report:
     """
     from yearling.models.store import ensure, resolve
 
-    if not _PEER_PYTHON.exists():
-        raise BenchmarkError(
-            f"the peers' environment {_PEER_PYTHON.parents[1]} does not exist.\n"
-            "  `make bench` makes it."
-        )
+    python = peer_python()
     ensure(settings.model)
     model = resolve(settings.model)
     commands = (
         EngineCommand(OURS, Path(sys.executable), f"{_ENGINES}.yearling", model),
-        EngineCommand(PEER, _PEER_PYTHON, f"{_ENGINES}.sentence_transformers", model),
+        EngineCommand(PEER, python, f"{_ENGINES}.sentence_transformers", model),
     )
     load_warning = busy_load()
     with ExitStack() as stack:

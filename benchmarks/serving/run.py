@@ -1,12 +1,12 @@
 """`yearling bench serving`: from settings to a report."""
 
-import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.peers import PEER_FILES, make_peer_files, peer_python
 from benchmarks.serving.engine_process import BenchmarkError, EngineCommand, EngineProcess
 from benchmarks.serving.machine import BusyWatch, busy_load, measure_machine
 from benchmarks.serving.metrics import METRICS
@@ -25,8 +25,6 @@ __all__ = ["PEERS", "Settings", "engine_commands", "run"]
 PEERS = ("llama.cpp", "openvino", "transformers")
 
 _ROOT = Path(__file__).resolve().parents[2]
-_PEER_ENVIRONMENT = _ROOT / ".venv-bench"
-_PEER_FILES = _PEER_ENVIRONMENT / "models"
 _ENGINES = "benchmarks.serving.engines"
 
 
@@ -60,8 +58,9 @@ def run(settings: Settings, progress: Progress) -> Report:
 
     path = resolve(settings.model)
     commands = engine_commands(settings.peers, path)
-    progress("preparing the peers' files")
-    _prepare_peers(settings.peers, path)
+    if {"llama.cpp", "transformers"} & set(settings.peers):
+        progress("preparing the peers' files")
+        make_peer_files(path)
     checkpoint = open_checkpoint(path)
     workload = Workload(_tokens(checkpoint), settings.new_tokens)
     watch, load_warning = BusyWatch(), busy_load()
@@ -88,16 +87,14 @@ def engine_commands(peers: tuple[str, ...], model: Path) -> list[EngineCommand]:
     """
     if unknown := [peer for peer in peers if peer not in PEERS]:
         raise BenchmarkError(f"unknown peers {', '.join(unknown)}: there are {', '.join(PEERS)}.")
-    python = _PEER_ENVIRONMENT / "bin" / "python"
-    if peers and not python.exists():
-        raise BenchmarkError(
-            f"the peers' environment {_PEER_ENVIRONMENT} does not exist.\n"
-            "  `make bench` makes it; `--peers none` measures ours alone."
-        )
+    ours = EngineCommand(OURS, Path(sys.executable), f"{_ENGINES}.yearling", model)
+    if not peers:
+        return [ours]
+    python = peer_python()
     commands = {
         "llama.cpp": [
             *_llama_cpp("Q4_1", python, model),
-            *_llama_cpp("Q4_0", python, requantised_file(model, _PEER_FILES)),
+            *_llama_cpp("Q4_0", python, requantised_file(model, PEER_FILES)),
         ],
         "openvino": [EngineCommand("openvino", python, f"{_ENGINES}.openvino", model)],
         "transformers": [
@@ -105,11 +102,10 @@ def engine_commands(peers: tuple[str, ...], model: Path) -> list[EngineCommand]:
                 "transformers",
                 python,
                 f"{_ENGINES}.transformers",
-                float32_folder(model, _PEER_FILES),
+                float32_folder(model, PEER_FILES),
             )
         ],
     }
-    ours = EngineCommand(OURS, Path(sys.executable), f"{_ENGINES}.yearling", model)
     return [ours, *(command for peer in peers for command in commands[peer])]
 
 
@@ -135,25 +131,6 @@ def _llama_cpp(form: str, python: Path, file: Path) -> list[EngineCommand]:
             many,
         ),
     ]
-
-
-def _prepare_peers(peers: tuple[str, ...], model: Path) -> None:
-    if not {"llama.cpp", "transformers"} & set(peers):
-        return
-    made = subprocess.run(
-        [
-            _PEER_ENVIRONMENT / "bin" / "python",
-            *("-m", "benchmarks.serving.prepare", str(model), str(_PEER_FILES)),
-        ],
-        cwd=_ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if made.returncode != 0:
-        raise BenchmarkError(
-            f"the peers' files cannot be made from {model}:\n{made.stderr[-2000:]}"
-        )
 
 
 def _neighbour(

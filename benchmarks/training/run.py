@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers import PEER_FILES, make_peer_files, peer_python
 from benchmarks.serving.engine_process import BenchmarkError, EngineCommand, EngineProcess
 from benchmarks.serving.machine import BusyWatch, busy_load
 from benchmarks.serving.prepare import float32_folder
@@ -26,9 +27,6 @@ __all__ = ["Form", "Settings", "run"]
 
 Progress = Callable[[str], None]
 
-_ROOT = Path(__file__).resolve().parents[2]
-_PEER_PYTHON = _ROOT / ".venv-bench" / "bin" / "python"
-_PEER_MODELS = _ROOT / ".venv-bench" / "models"
 _ENGINES = "benchmarks.training.engines"
 
 
@@ -163,12 +161,8 @@ def _forms(settings: Settings, folder: Path) -> tuple[Form, list[Form]]:
 
 
 def _peer_forms(settings: Settings, folder: Path, ours: Form, model: Path) -> list[Form]:
-    weights = float32_folder(model, _PEER_MODELS)
-    if not _PEER_PYTHON.exists() or not weights.exists():
-        raise BenchmarkError(
-            f"the peers' environment {_PEER_PYTHON.parents[1]} does not exist, or has no "
-            f"{weights.name}.\n  `make bench` makes both."
-        )
+    make_peer_files(model)
+    python, weights = peer_python(), float32_folder(model, PEER_FILES)
     with EngineProcess(ours.command) as engine:
         encoded = engine.ask({"command": "encode", "file": str(folder / "rows.json")})
     common = {
@@ -185,6 +179,6 @@ def _peer_forms(settings: Settings, folder: Path, ours: Form, model: Path) -> li
         for is_packed in (False, True):
             name = f"trl/{batch}-{'packed' if is_packed else 'padded'}"
             options = {**common, "batch": batch, "is_packed": is_packed}
-            command = EngineCommand(name, _PEER_PYTHON, f"{_ENGINES}.trl", weights, options)
+            command = EngineCommand(name, python, f"{_ENGINES}.trl", weights, options)
             forms.append(Form(name, command))
     return forms

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import peers
 from benchmarks.conversion import forms
 from benchmarks.conversion.comparison import Comparison, Difference, Report, compare_answers
 from benchmarks.conversion.forms import Files, Trial
@@ -118,7 +119,7 @@ def test_prompts_have_many_lengths_and_stay_inside_the_text() -> None:
 def test_every_engine_reads_the_original_and_what_was_written(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(forms, "_PEER_PYTHON", Path(sys.executable))
+    monkeypatch.setattr(peers, "_ENVIRONMENT", Path(sys.prefix))
     wanted = forms.trials(FILES)
     assert [(trial.before.name, *trial.after) for trial in wanted] == [
         ("yearling", "GGUF"),
@@ -132,11 +133,3 @@ def test_every_engine_reads_the_original_and_what_was_written(
         for target, command in trial.after.items():
             assert command == replace(trial.before, model=models[target])
     assert wanted[1].before.options == {"is_float32": 1}
-
-
-def test_missing_peers_name_the_command_that_makes_them(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(forms, "_PEER_PYTHON", tmp_path / "bin" / "python")
-    with pytest.raises(BenchmarkError, match="`make bench` makes it"):
-        forms.trials(FILES)

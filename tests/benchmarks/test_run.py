@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import peers
 from benchmarks.serving import run
 from benchmarks.serving.engine_process import BenchmarkError
 from benchmarks.serving.metrics import METRICS
@@ -14,7 +15,7 @@ def test_llama_cpp_runs_the_shipped_file_and_its_requantisation(
     python = tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.touch()
-    monkeypatch.setattr(run, "_PEER_ENVIRONMENT", tmp_path)
+    monkeypatch.setattr(peers, "_ENVIRONMENT", tmp_path)
     commands = {
         command.name: command
         for command in run.engine_commands(run.PEERS, Path("/models/m.Q4_1.gguf"))
@@ -37,7 +38,7 @@ def test_llama_cpp_runs_the_shipped_file_and_its_requantisation(
 def test_the_forms_of_llama_cpp_give_every_metric_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run, "_PEER_ENVIRONMENT", Path(sys.prefix))
+    monkeypatch.setattr(peers, "_ENVIRONMENT", Path(sys.prefix))
     commands = run.engine_commands(("llama.cpp",), Path("/models/m.Q4_1.gguf"))
     for metric in METRICS:
         givers = [command.name for command in commands if command.gives(metric)]
@@ -52,7 +53,9 @@ def test_an_unknown_peer_is_named() -> None:
 def test_missing_peers_name_the_command_that_makes_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run, "_PEER_ENVIRONMENT", tmp_path / "nowhere")
+    monkeypatch.setattr(peers, "_ENVIRONMENT", tmp_path / "nowhere")
     with pytest.raises(BenchmarkError, match="`make bench` makes it"):
         run.engine_commands(("openvino",), Path("m.gguf"))
+    with pytest.raises(BenchmarkError, match="`make bench` makes it"):
+        peers.make_peer_files(Path("m.gguf"))
     assert len(run.engine_commands((), Path("m.gguf"))) == 1
