@@ -30,10 +30,14 @@ if TYPE_CHECKING:
 __all__ = [
     "KNOWN",
     "SIZES",
+    "STD",
     "TRAINED_TOKENS",
     "VOCABULARY",
     "asked_lines",
+    "base_operations",
+    "forward_operations",
     "known_facts",
+    "lesson",
     "logits_of",
     "long_context_base",
     "repeated",
@@ -63,8 +67,9 @@ KNOWN: NDArray[np.int64] = np.random.default_rng(2_308).choice(
 )
 """The value that the base remembers for each key (keys,)."""
 
-_STEPS, _LR, _STD = 2_400, 3e-3, 0.08  # matrices narrower than 0.06 do not begin to look back
+_STEPS, _LR, STD = 2_400, 3e-3, 0.08  # matrices narrower than 0.06 do not begin to look back
 _TOKENS = 2_048
+_REPETITIONS = 0.2  # share of the training
 _MAX_LINES = 24
 
 
@@ -173,7 +178,7 @@ def long_context_base(say: Callable[[str], None]) -> "TorchDecoder":
 
     def train() -> "TorchDecoder":
         decoder = decoder_of(SIZES, 0)
-        initialise(decoder, seed=0, std=_STD)
+        initialise(decoder, seed=0, std=STD)
         fit(decoder, _base_rows, training, say)
         return decoder
 
@@ -186,16 +191,54 @@ def long_context_base(say: Callable[[str], None]) -> "TorchDecoder":
 
 
 def _base_rows(step: int) -> "Rows":
-    """Draw what the base learns in a step: repetitions that grow longer, then questions."""
     random = np.random.default_rng([7, step])
+    length = _base_length(step)
+    return lesson(random, step / _STEPS, length, _TOKENS // length)
+
+
+def _base_length(step: int) -> int:
     share = step / _STEPS
-    length = 32 if share < 0.1 else 64 if share < 0.35 else TRAINED_TOKENS
-    count = _TOKENS // length
-    if share >= 0.2:
-        return rows_of((tuning_sample(random, length) for _ in range(count)), has_text=True)
+    return 32 if share < 0.1 else 64 if share < 0.35 else TRAINED_TOKENS
+
+
+def lesson(
+    random: np.random.Generator,
+    share: float,
+    length: int,
+    count: int,
+    later: Callable[[np.random.Generator, int], Sample] = tuning_sample,
+) -> "Rows":
+    """Draw what a decoder that begins from nothing learns in a step: repetitions, then questions.
+
+    Args:
+        share: Of the training that lies behind.
+        length: Of each sequence.
+        count: Sequences.
+        later: Draws a sequence once repetitions are over.
+    """
+    if share >= _REPETITIONS:
+        return rows_of((later(random, length) for _ in range(count)), has_text=True)
     facts = (repeated_facts(random, length, int(random.integers(2, 10))) for _ in range(count // 2))
     ids = (repeated(random, length) for _ in range(count - count // 2))
     return rows_of([*facts, *ids], has_text=False)
+
+
+def forward_operations(length: int) -> float:
+    """Give the multiplications and additions of a token of a sequence, on average, forward.
+
+    >>> round(forward_operations(1_024) / forward_operations(128), 1)
+    2.1
+    """
+    width, hidden = SIZES["hidden_size"], SIZES["intermediate_size"]
+    num_layers = SIZES["num_hidden_layers"]
+    matrices = num_layers * (4 * width**2 + 3 * width * hidden) + width * VOCABULARY.size
+    attention = num_layers * 2 * width * (length + 1) / 2
+    return 2.0 * (matrices + attention)  # type: ignore[no-any-return]
+
+
+def base_operations() -> float:
+    """Give the operations of the base's training, forward, all steps."""
+    return sum(_TOKENS * forward_operations(_base_length(step)) for step in range(_STEPS))
 
 
 def stretched_base(context: "ContextConfig", say: Callable[[str], None]) -> "TorchDecoder":
