@@ -1,53 +1,41 @@
 """MathGLM: arithmetic step by step, on expressions that nobody trained on.
 
-A small decoder learns single operations, then expressions of several: one arm writes every step,
-the other only the result, from the same base with as many tokens. Expressions held out for the test
+A small decoder learns expressions of up to four operators: one arm writes every step, the other
+only the result, from the same first weights with as many tokens. Expressions held out for the test
 differ from all trained ones in any order of their numbers. Answers come from the serving engine.
 
 Source: Yang et al. 2023, arXiv:2309.03241.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from yearling.systems.arithmetic import Expressions, steps_of
+from yearling.systems.arithmetic_base import (
+    ALPHABET,
+    BASE,
+    LONGEST,
+    SIZES,
+    Stage,
+    Writing,
+    arithmetic_base,
+    codes_of,
+    expressions_of,
+    question_of,
+    train_stage,
+    value_of,
+)
 from yearling.systems.system import Ablation, Check, Published, System, Trial, systems
 
 if TYPE_CHECKING:
     from yearling.models.torch_decoder import TorchDecoder
-    from yearling.systems.tiny_bases import Rows
 
-__all__ = ["exact_share", "rows_of_texts", "system", "text_of"]
+__all__ = ["close_share", "exact_share", "system"]
 
-Writing = Literal["steps", "result"]
-
-_ALPHABET = "\n=0123456789+-*()"
-_CODES = {letter: code for code, letter in enumerate(_ALPHABET)}
-_WIDTH = 4
-_LENGTH = 128
-_SIZES: Mapping[str, Any] = {
-    "model_type": "llama",
-    "vocab_size": len(_ALPHABET),
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": _LENGTH,
-    "tie_word_embeddings": False,
-}
-_ROWS = 16
-_STD = 0.06  # of the first weights: a layer as narrow as this learns sooner than from 0.02
-_OPERATIONS = (
-    Expressions(min_operators=1, max_operators=1, operators="+-*"),
-    Expressions(max_digits=4, min_operators=1, max_operators=1, operators="+-"),
-)
-_WHOLE = Expressions()
-_SHORT = Expressions(min_operators=1)
 _NUM_TESTS = 200
 _CLOSE = 0.01  # of the true value, as the paper's relative error allows
 
@@ -64,201 +52,77 @@ def _run(trial: Trial) -> Mapping[str, float]:
         "overlap": float(_overlap(trial.seed, tests)),
         "close": steps["close"],
         "exact_result_only": result["exact"],
+        "close_result_only": result["close"],
         "smollm2_exact": _smollm2_exact(tests[:40]),
     }
 
 
+def _last(seed: int) -> Stage:
+    """Give the stretch of training that differs between seeds."""
+    return Stage(100, 3e-4, "cosine", 1_000_003 * (seed + 11))
+
+
 def _tests(seed: int) -> list[str]:
     random = Random(3_000_017 + seed)
-    return [_WHOLE.draw(random, is_test=True) for _ in range(_NUM_TESTS)]
+    return [Expressions().draw(random, is_test=True) for _ in range(_NUM_TESTS)]
+
+
+def _overlap(seed: int, tests: Sequence[str]) -> int:
+    """Draw all that both arms were trained on once more, and count the tests among it."""
+    trained = _trained_orders(BASE) | _trained_orders(_last(seed))
+    return sum(_in_any_order(test) in trained for test in tests)
+
+
+@cache
+def _trained_orders(stage: Stage) -> frozenset[tuple[str, ...]]:
+    writings: tuple[Writing, ...] = ("steps", "result")
+    return frozenset(
+        _in_any_order(expression)
+        for writing in writings
+        for step in range(stage.steps)
+        for expression in expressions_of(stage, step, writing)
+    )
 
 
 def _in_any_order(expression: str) -> tuple[str, ...]:
     return tuple(sorted(re.findall(r"\d+|[-+*]", expression)))
 
 
-def _overlap(seed: int, tests: Sequence[str]) -> int:
-    """Draw all that the arm with steps was trained on once more, and count the tests among it."""
-    orders = {_in_any_order(test) for test in tests}
-    found = set[tuple[str, ...]]()
-    for stage in (_FIRST, _SECOND, _last(seed)):
-        for step in range(stage.steps):
-            drawn = _expressions(stage, step, "steps")
-            found |= orders & {_in_any_order(expression) for expression in drawn}
-    return len(found)
-
-
-# --- training ----------------------------------------------------------------------------------
-
-
-def text_of(expression: str, writing: Writing) -> str:
-    r"""Write an expression out to its result, every number with four digits, and a line's end.
-
-    >>> text_of("1+2*3", "steps"), text_of("1+2*3", "result")
-    ('0001+0002*0003=0001+0006=0007\n', '0001+0002*0003=0007\n')
-    """
-    steps = steps_of(expression)
-    return _wide("=".join([expression, *(steps if writing == "steps" else steps[-1:])])) + "\n"
-
-
-def _wide(text: str) -> str:
-    """Give every number the same width, so that places of equal worth lie equally far apart."""
-    return re.sub(r"\d+", lambda number: number[0].zfill(_WIDTH), text)
-
-
-def rows_of_texts(texts: Sequence[str], count: int, length: int) -> "Rows":
-    """Lay texts into rows one after the other, none of them cut; expressions bear no loss.
-
-    Args:
-        texts: More than fill the rows; what is left over is not used.
-        count: Rows.
-        length: Of each.
-    """
-    import torch
-
-    from yearling.models.torch_decoder import NO_LABEL
-    from yearling.systems.tiny_bases import Rows
-
-    tokens = torch.zeros(count, length + 1, dtype=torch.long)
-    labels = torch.full((count, length), NO_LABEL)
-    row, used = 0, 1
-    for text in texts:
-        if used + len(text) > length + 1:
-            row, used = row + 1, 1
-        if row == count:
-            break
-        codes = torch.tensor([_CODES[letter] for letter in text])
-        begin = text.index("=") + 1
-        tokens[row, used : used + len(text)] = codes
-        labels[row, used + begin - 1 : used + len(text) - 1] = codes[begin:]
-        used += len(text)
-    return Rows(tokens[:, :-1].contiguous(), labels)
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """A stretch of training.
-
-    Attributes:
-        steps: Of the optimizer.
-        lr: Learning rate.
-        schedule: Its shape.
-        draw: Gives an expression for training.
-        seed: Of what is drawn.
-    """
-
-    steps: int
-    lr: float
-    schedule: str
-    draw: Callable[[Random], str]
-    seed: int
-
-
-def _operation(random: Random) -> str:
-    return random.choice(_OPERATIONS).draw(random, is_test=False)
-
-
-def _short_or_operation(random: Random) -> str:
-    return _operation(random) if random.random() < 0.2 else _SHORT.draw(random, is_test=False)
-
-
-def _whole(random: Random) -> str:
-    return _WHOLE.draw(random, is_test=False)
-
-
-_FIRST = _Stage(1_500, 2e-3, "wsd", _operation, 5_000_011)
-_SECOND = _Stage(1_500, 1e-3, "wsd", _short_or_operation, 7_000_003)
-
-
-def _last(seed: int) -> _Stage:
-    return _Stage(100, 3e-4, "cosine", _whole, 1_000_003 * (seed + 11))
-
-
-def _expressions(stage: _Stage, step: int, writing: Writing) -> list[str]:
-    """Give the expressions of a step: more than fill its rows."""
-    random = Random(stage.seed + step)
-    drawn: list[str] = []
-    missing = _ROWS * _LENGTH
-    while missing > 0:
-        drawn.append(stage.draw(random))
-        missing -= len(text_of(drawn[-1], writing))
-    return drawn
-
-
-def _train(decoder: "TorchDecoder", stage: _Stage, writing: Writing, trial: Trial) -> None:
-    from yearling.systems.tiny_bases import Training, fit
-
-    def draw(step: int) -> "Rows":
-        drawn = _expressions(stage, step, writing)
-        return rows_of_texts([text_of(each, writing) for each in drawn], _ROWS, _LENGTH)
-
-    training = Training(stage.steps, stage.lr, stage.schedule)
-    seconds = fit(decoder, draw, training, trial.say)
-    trial.say(f"{writing}: {stage.steps} steps in {seconds:.1f} s")
-
-
-def _operations_base(trial: Trial) -> "TorchDecoder":
-    """Give the decoder that knows single operations."""
-    from yearling.models.torch_decoder import initialise
-    from yearling.systems.tiny_bases import decoder_of, kept_decoder
-
-    def train() -> "TorchDecoder":
-        decoder = decoder_of(_SIZES, 0)
-        initialise(decoder, seed=0, std=_STD)
-        _train(decoder, _FIRST, "result", trial)
-        return decoder
-
-    return kept_decoder("mathglm-operations", _SETTINGS, train, trial.say)
-
-
-def _base(trial: Trial, writing: Writing) -> "TorchDecoder":
-    """Give the decoder that went on from there to expressions, written in one of the two ways."""
-    from yearling.systems.tiny_bases import kept_decoder
-
-    def train() -> "TorchDecoder":
-        decoder = _operations_base(trial)
-        _train(decoder, _SECOND, writing, trial)
-        return decoder
-
-    return kept_decoder(f"mathglm-{writing}", _SETTINGS, train, trial.say)
-
-
-_SETTINGS = {"sizes": dict(_SIZES), "modules": ["systems.arithmetic", "systems.entries.mathglm"]}
-
-
 # --- answers -----------------------------------------------------------------------------------
 
 
-def exact_share(answers: Sequence[str], expressions: Sequence[str]) -> float:
-    """Give the share of texts that end in their expression's value, in %.
+def exact_share(values: Sequence[int | None], expressions: Sequence[str]) -> float:
+    """Give the share of values that are their expression's, in %; None is none.
 
-    >>> exact_share(["4+3=7", "8"], ["1+3+3", "2+5"])
+    >>> exact_share([7, None], ["1+3+3", "2+5"])
     50.0
     """
-    right = [
-        _value(answer) == int(steps_of(expression)[-1])
-        for answer, expression in zip(answers, expressions, strict=True)
-    ]
+    pairs = zip(values, expressions, strict=True)
+    right = [value == int(steps_of(expression)[-1]) for value, expression in pairs]
     return 100.0 * sum(right) / len(right)
 
 
-def _scores(trial: Trial, writing: Writing, tests: Sequence[str]) -> dict[str, float]:
-    decoder = _base(trial, writing)
-    _train(decoder, _last(trial.seed), writing, trial)
-    answers = _answers(decoder, tests, trial.folder / writing)
+def close_share(values: Sequence[int | None], expressions: Sequence[str]) -> float:
+    """Give the share of values that lie within 1 % of their expression's, in %.
+
+    >>> close_share([101, 102], ["50+50"] * 2)
+    50.0
+    """
     close = 0
-    for answer, test in zip(answers, tests, strict=True):
-        value, true = _value(answer), int(steps_of(test)[-1])
+    for value, expression in zip(values, expressions, strict=True):
+        true = int(steps_of(expression)[-1])
         close += value is not None and abs(value - true) <= _CLOSE * abs(true)
-    exact = exact_share(answers, tests)
-    trial.say(f"{writing}: {exact:.1f} % exact; {tests[0]}={answers[0]}")
-    return {"exact": exact, "close": 100.0 * close / len(tests)}
+    return 100.0 * close / len(values)
 
 
-def _value(answer: str) -> int | None:
-    """Give the number after the last sign of equality."""
-    last = answer.split("=")[-1]
-    return int(last) if re.fullmatch(r"-?\d+", last) else None
+def _scores(trial: Trial, writing: Writing, tests: Sequence[str]) -> dict[str, float]:
+    decoder = arithmetic_base(writing, trial.say)
+    train_stage(decoder, _last(trial.seed), writing, trial.say)
+    answers = _answers(decoder, tests, trial.folder / writing)
+    values = [value_of(answer) for answer in answers]
+    exact = exact_share(values, tests)
+    trial.say(f"{writing}: {exact:.1f} % exact; {question_of(tests[0])}{answers[0].rstrip()}")
+    return {"exact": exact, "close": close_share(values, tests)}
 
 
 def _answers(decoder: "TorchDecoder", tests: Sequence[str], folder: Path) -> list[str]:
@@ -266,15 +130,16 @@ def _answers(decoder: "TorchDecoder", tests: Sequence[str], folder: Path) -> lis
     from yearling import LLM, SamplingParams
     from yearling.systems.tiny_bases import save_folder
 
-    save_folder(decoder, _SIZES, folder)
-    prompts = [[_CODES[letter] for letter in f"\n{_wide(test)}="] for test in tests]
-    longest = max(map(len, prompts))
+    save_folder(decoder, SIZES, folder)
+    prompts = [codes_of(f"\n{question_of(test)}") for test in tests]
     params = SamplingParams(
-        max_tokens=_LENGTH - longest, temperature=0.0, stop_token_ids=[_CODES["\n"]]
+        max_tokens=LONGEST - max(map(len, prompts)),
+        temperature=0.0,
+        stop_token_ids=codes_of("\n"),
     )
     with LLM(folder, weights="float32") as llm:
         results = llm.generate(prompts, params)
-    return ["".join(_ALPHABET[token] for token in result.tokens).strip() for result in results]
+    return ["".join(ALPHABET[token] for token in result.tokens) for result in results]
 
 
 def _smollm2_exact(tests: Sequence[str]) -> float:
@@ -289,7 +154,12 @@ def _smollm2_exact(tests: Sequence[str]) -> float:
             ).text
             for test in tests
         ]
-    return exact_share([answer.strip(" .") for answer in answers], tests)
+    return exact_share([_plain_value(answer) for answer in answers], tests)
+
+
+def _plain_value(answer: str) -> int | None:
+    last = answer.split("=")[-1].strip(" .\n")
+    return int(last) if re.fullmatch(r"-?\d+", last) else None
 
 
 system = systems.register(
@@ -302,18 +172,19 @@ system = systems.register(
             "61.21 % exact with 10 million; GPT-4 18.84 %",
             "Yang et al. 2023, arXiv:2309.03241, tables 2 and 4",
         ),
-        honesty="Here the decoder has 0.5 million weights, and expressions two to four operators "
+        honesty="Here the decoder has 0.7 million weights, and expressions two to four operators "
         "of +, - and x over whole numbers of one to three digits, products by one digit; no "
-        "division, powers, decimals or fractions, and no word problems. Every number is written "
-        "with four digits, which the paper does not do. Both arms begin from one base that learned "
-        "single operations; each way of writing goes on in one training for all seeds, and a seed "
-        "draws the last hundred steps and the test. What is almost perfect in the paper is the "
-        "share within 1 %.",
+        "division, powers, decimals or fractions, and no word problems. Unlike in the paper, every "
+        "number is written with four digits, the lowest first, and has fixed places for its sign "
+        "and bracket. There is no curriculum: a fifth of the steps holds single operations. Each "
+        "way of writing has one training for all seeds, from the same first weights; a seed draws "
+        "the last hundred steps and the test. What is almost perfect in the paper is the share "
+        "within 1 %.",
         parts=(
             "models.families.llama",
             "models.torch_decoder",
             "serving.llm",
-            "systems.arithmetic",
+            "systems.arithmetic_base",
             "systems.tiny_bases",
             "training.loop",
             "training.objective",
