@@ -47,7 +47,7 @@ test-fast: $(DEV)
 
 # Tests that kill processes or measure time run alone, after the others.
 test: $(DEV)
-	@$(SET_UP) chromium
+	@$(SET_UP) browser
 	@$(SET_UP) tracer
 	@$(BIN)/python -m pytest -q -n 2 -m "not (faults or browser or example)" $(PYTEST_ARGS)
 	@$(BIN)/python -m pytest -q -m "faults or browser" $(PYTEST_ARGS)

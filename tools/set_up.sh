@@ -1,5 +1,5 @@
 #!/bin/sh
-# Sets up what a make target needs: set_up.sh minimal | dev | peers | chromium | tracer | wheel.
+# Sets up what a make target needs: set_up.sh minimal | dev | peers | browser | tracer | wheel.
 # Quiet unless it fails; the whole output is in build/STEP.log.
 set -eu
 cd "$(dirname "$0")/.."
@@ -120,9 +120,10 @@ system_package() {
     fi
 }
 
-chromium() {
+# No function here is named as a program: `command -v` would find the function.
+browser() {
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null ||
-        command -v google-chrome >/dev/null || system_package chromium "the tests of the page"
+        system_package chromium "the tests of the page"
 }
 
 tracer() {
@@ -135,6 +136,6 @@ wheel() {
 }
 
 case "${1:-}" in
-minimal | dev | peers | chromium | tracer | wheel) "$1" ;;
-*) fail "usage: tools/set_up.sh minimal | dev | peers | chromium | tracer | wheel" ;;
+minimal | dev | peers | browser | tracer | wheel) "$1" ;;
+*) fail "usage: tools/set_up.sh minimal | dev | peers | browser | tracer | wheel" ;;
 esac
