@@ -1,6 +1,6 @@
 """A small system that is measured at once, for the tests of the catalogue."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pytest
@@ -16,6 +16,17 @@ def measure(trial: Trial) -> Mapping[str, float]:
     if trial.is_ablated:
         return {"copied": 40.0}
     return {"copied": 98.0 + trial.seed / 10, "seconds_each": 2.0, "told": 7.0}
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Compute on one thread, so that tests beside this one keep theirs."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -24,15 +24,18 @@ from yearling.systems.long_context_base import (
     VOCABULARY,
     asked_lines,
     logits_of,
+    long_context_base,
     rows_of,
+    stretched_base,
     tuning_sample,
 )
+from yearling.systems.system import Trial
 
 if TYPE_CHECKING:
     from yearling.models.torch_decoder import TorchDecoder
     from yearling.systems.tiny_bases import Rows
 
-__all__ = ["Task", "Tuning", "found", "held_out_texts", "tune"]
+__all__ = ["Task", "Tuning", "found", "held_out_texts", "tune", "tuned_base"]
 
 Task = Literal["lines", "passkey", "first_sentence", "altered_numbers", "closed_book"]
 
@@ -73,6 +76,28 @@ def tune(decoder: "TorchDecoder", tuning: Tuning, seed: int) -> float:
         return rows_of((tuning.sample(random, tuning.tokens) for _ in range(count)), has_text=True)
 
     return fit(decoder, draw, Training(tuning.steps, tuning.lr, seed=seed))
+
+
+def tuned_base(
+    trial: Trial, arm: str, method: str | None, tokens: int, tuning: Tuning
+) -> "TorchDecoder":
+    """Give the base with its positions stretched, tuned.
+
+    Args:
+        arm: Its name, for whoever watches.
+        method: Of stretching, as `training.context` has it; None leaves positions as they are.
+        tokens: Context afterwards.
+    """
+    from yearling.training.context import ContextConfig
+
+    if method is None:
+        decoder = long_context_base(trial.say)
+    else:
+        context = ContextConfig.model_validate({"tokens": tokens, "method": method})
+        decoder = stretched_base(context, trial.say)
+    seconds = tune(decoder, tuning, trial.seed)
+    trial.say(f"{arm}: {tuning.steps} steps in {seconds:.1f} s")
+    return decoder
 
 
 def found(

@@ -1,7 +1,5 @@
 """LongLoRA's arms: what each tunes, and that one group of everything is full attention."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -10,13 +8,7 @@ from yearling.systems.entries import longlora
 from yearling.systems.long_context_base import SIZES
 from yearling.systems.tiny_bases import decoder_of
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def hidden(adapter: longlora._Adapter, length: int) -> torch.Tensor:

@@ -1,13 +1,13 @@
 """QLoRA's measure: what it is compared with rounds as it says, and the frozen base is watched."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from yearling.systems.entries import qlora
 from yearling.systems.tiny_bases import decoder_of
 from yearling.training.adapters import adapters
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SIZES = {
     "model_type": "llama",
@@ -20,14 +20,6 @@ SIZES = {
     "max_position_embeddings": 16,
     "tie_word_embeddings": False,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_even_levels_are_fifteen_and_keep_the_largest() -> None:

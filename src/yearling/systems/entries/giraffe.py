@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from yearling.systems.longer_contexts import Tuning, found, held_out_texts, tune
+from yearling.systems.longer_contexts import Tuning, found, held_out_texts, tuned_base
 from yearling.systems.system import Ablation, Check, Curve, Published, System, Trial, systems
 
 if TYPE_CHECKING:
@@ -52,18 +52,7 @@ def _run(trial: Trial) -> Mapping[str, float]:
 
 
 def _tuned(trial: Trial, arm: str) -> "TorchDecoder":
-    from yearling.systems.long_context_base import long_context_base, stretched_base
-    from yearling.training.context import ContextConfig
-
-    method = _ARMS[arm]
-    if method is None:
-        decoder = long_context_base(trial.say)
-    else:
-        context = ContextConfig.model_validate({"tokens": _STRETCHED, "method": method})
-        decoder = stretched_base(context, trial.say)
-    seconds = tune(decoder, Tuning(_TUNED, _STEPS, _LR), trial.seed)
-    trial.say(f"{arm}: {_STEPS} steps in {seconds:.1f} s")
-    return decoder
+    return tuned_base(trial, arm, _ARMS[arm], _STRETCHED, Tuning(_TUNED, _STEPS, _LR))
 
 
 def _scores(trial: Trial, arm: str, decoder: "TorchDecoder") -> dict[str, float]:
@@ -132,10 +121,10 @@ system = systems.register(
         honesty="Here the decoder has 0.1 million weights, its contexts are 128 tokens before and "
         "512 after, and lines, facts and text are drawn ids. It is tuned at 128 tokens, the "
         "authors' models at twice their context: so small a decoder learns twice the length "
-        "without any scaling. Reading 32,768 tokens is not shown: the tiny decoder computes so "
-        "many, but finds no passkey there (needle_32k), and of LLaMA 2 only the frequencies are "
-        "looked at. All seeds begin from one base. The authors rank methods differently by "
-        "perplexity and by what is found; both are told for each arm, neither is checked.",
+        "without any scaling. 32,768 tokens are 256 times its context, and eight times LLaMA 2's, "
+        "of which only the frequencies are looked at. All seeds begin from one base. The authors "
+        "rank methods differently by perplexity and by what is found; both are told for each arm, "
+        "neither is checked.",
         parts=(
             "evaluation.long_context",
             "models.families.llama",
@@ -176,6 +165,12 @@ system = systems.register(
                 "Finite logits of the truncated arm along 32,768 tokens.",
                 at_least=100.0,
                 is_worst_judged=True,
+            ),
+            Check(
+                "needle_32k",
+                "%",
+                "Passkeys that the truncated arm finds in 32,768 tokens.",
+                at_least=100.0,
             ),
             Check(
                 "turn_tokens",

@@ -25,11 +25,10 @@ from yearling.systems.long_context_base import (
     logits_of,
     long_context_base,
     rows_of,
-    stretched_base,
     text_loss,
     tuning_sample,
 )
-from yearling.systems.longer_contexts import Tuning, found, held_out_texts, tune
+from yearling.systems.longer_contexts import Tuning, found, held_out_texts, tuned_base
 from yearling.systems.system import Ablation, Check, Curve, Published, System, Trial, systems
 
 if TYPE_CHECKING:
@@ -78,17 +77,7 @@ def _run(trial: Trial) -> Mapping[str, float]:
 
 
 def _tuned(trial: Trial, arm: str) -> "TorchDecoder":
-    from yearling.training.context import ContextConfig
-
-    method = _ARMS[arm]
-    if method is None:
-        decoder = long_context_base(trial.say)
-    else:
-        context = ContextConfig.model_validate({"tokens": _TOKENS, "method": method})
-        decoder = stretched_base(context, trial.say)
-    seconds = tune(decoder, _TUNING, trial.seed)
-    trial.say(f"{arm}: {_TUNING.steps} steps in {seconds:.1f} s")
-    return decoder
+    return tuned_base(trial, arm, _ARMS[arm], _TOKENS, _TUNING)
 
 
 # --- loss along a document ---------------------------------------------------------------------
