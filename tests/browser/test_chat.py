@@ -96,6 +96,7 @@ def test_escape_leaves_an_edit_as_it_was(chat: ChatPage) -> None:
     chat.ask("Hello")
     chat.questions.hover()
     chat.button("Edit message").click()
+    expect(chat.page.get_by_role("textbox", name="Edit message")).to_be_focused()
     chat.page.keyboard.type(" there")
     chat.page.keyboard.press("Escape")
     expect(chat.questions.locator(".bubble")).to_have_text(["Hello"])
