@@ -128,21 +128,24 @@ def fix_selection(decoder: "TorchDecoder") -> None:
     import torch
     from torch import Tensor, nn
 
+    from yearling.models.spec import StateSpace
+
     class FixedInput(nn.Module):
         """A projection of a learned vector, whatever the rows."""
 
-        def __init__(self, projection: nn.Linear) -> None:
+        def __init__(self, projection: nn.Module, num_inputs: int) -> None:
             super().__init__()
             self.projection = projection
-            self.input = nn.Parameter(torch.ones(projection.in_features))
+            self.input = nn.Parameter(torch.ones(num_inputs))
 
         def forward(self, rows: Tensor) -> Tensor:
             projected: Tensor = self.projection(self.input[None])
             return projected.expand(len(rows), -1)
 
-    for layer in decoder.iterate_layers():
+    for layer, spec in zip(decoder.iterate_layers(), decoder.spec.layers, strict=True):
+        assert isinstance(spec.mixer, StateSpace), "attention has no selection to fix"
         mixer = layer.get_submodule("mixer")
-        mixer.x_proj = FixedInput(mixer.get_submodule("x_proj"))
+        mixer.x_proj = FixedInput(mixer.get_submodule("x_proj"), spec.mixer.inner)
 
 
 def percent_right(decoder: "TorchDecoder", rows: "Rows") -> float:
@@ -151,16 +154,16 @@ def percent_right(decoder: "TorchDecoder", rows: "Rows") -> float:
 
     from yearling.models.torch_decoder import NO_LABEL, Segments
 
-    length = rows.tokens.shape[1]
+    count, length = rows.tokens.shape
     at_once = max(1, _TOKENS_AT_ONCE // length)
     is_right = []
     decoder.eval()
-    for tokens, named in zip(
-        rows.tokens.split(at_once), rows.labels.flatten(0, 1).split(at_once * length), strict=True
-    ):
+    for first in range(0, count, at_once):
+        tokens = rows.tokens[first : first + at_once]
+        labels = rows.labels[first : first + at_once].reshape(-1)
         with torch.no_grad():
             hidden = decoder(tokens.reshape(-1), Segments([length] * len(tokens)))
-            is_labelled = named != NO_LABEL
+            is_labelled = labels != NO_LABEL
             found = decoder.logits(hidden[is_labelled]).argmax(1)
-        is_right.append(found == named[is_labelled])
+        is_right.append(found == labels[is_labelled])
     return 100.0 * torch.cat(is_right).float().mean().item()

@@ -24,10 +24,10 @@ _TOKENS_AT_ONCE = 1 << 15
 
 
 def library_text(names: Sequence[str]) -> "Tensor":
-    """Give the sources of modules of Python's library, one after another, without what is not ASCII.
+    """Give sources of Python's library, one after another, without what is not ASCII.
 
     Args:
-        names: Modules; of a package, what its folder holds at the top.
+        names: Modules, or packages, of which the first file is taken.
     """
     from importlib.util import find_spec
     from pathlib import Path
@@ -50,7 +50,7 @@ def bits_per_character(decoder: "TorchDecoder", rows: "Rows") -> float:
     from yearling.systems.tiny_bases import Rows, token_losses
 
     at_once = max(1, _TOKENS_AT_ONCE // rows.tokens.shape[1])
-    parts = zip(rows.tokens.split(at_once), rows.labels.split(at_once), strict=True)
+    parts = zip(*(torch.split(part, at_once) for part in (rows.tokens, rows.labels)), strict=True)
     losses = torch.cat([token_losses(decoder, Rows(*part)) for part in parts])
     return losses.mean().item() / math.log(2)
 
