@@ -377,8 +377,16 @@ def test_logits_are_computed_only_where_there_is_a_label(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("is_tied", [True, False])
-def test_loss_under_a_frozen_head_has_the_same_gradient(is_tied: bool) -> None:
-    """Each label's gradient is computed beside its loss, whatever factor it gets later."""
+@pytest.mark.parametrize(("rows", "columns"), [(1_024, 2_048), (2, 5)])
+def test_loss_under_a_frozen_head_has_the_same_gradient(
+    is_tied: bool, rows: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each label's gradient is computed beside its loss, whatever factor it gets later.
+
+    Rows are long enough that the largest logit of a part is far above that of the one before.
+    """
+    monkeypatch.setattr(f"{labelled_losses.__module__}._ROWS_OF_A_PART", rows)
+    monkeypatch.setattr(f"{labelled_losses.__module__}._LOGITS_OF_A_PART", columns)
     spec = replace(VARIANTS["plain"], head=Head(is_tied=is_tied, scale=0.7))
     ours = decoder(spec)
     labels = torch.full((12,), NO_LABEL)
@@ -387,7 +395,7 @@ def test_loss_under_a_frozen_head_has_the_same_gradient(is_tied: bool) -> None:
     gradients = []
     for is_frozen in (False, True):
         ours.requires_grad_(not is_frozen)
-        hidden = torch.randn(12, spec.width, generator=torch.Generator().manual_seed(3))
+        hidden = 30 * torch.randn(12, spec.width, generator=torch.Generator().manual_seed(3))
         hidden.requires_grad_()
         losses = labelled_losses(ours, hidden, labels, rows_at_once=2)
         (losses * factors).sum().backward()

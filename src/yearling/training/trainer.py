@@ -21,6 +21,7 @@ import torch
 
 from yearling.core.config import save_config
 from yearling.core.errors import ConfigError, UnsupportedError
+from yearling.core.memory import keep_freed_memory
 from yearling.data.render import Renderer
 from yearling.models import store
 from yearling.models.torch_decoder import TorchDecoder
@@ -139,6 +140,8 @@ class Trainer:
             torch.set_num_threads(config.threads)
         with process_group(), stop_on_signals() as stopped_by:
             device = choose_device(config.device)
+            if device.type == "cpu":
+                keep_freed_memory()
             processes = Processes(config.parallel, device.type) if is_distributed() else None
             self._ranks = processes or ALONE
             self._refuse_taken(resume=resume)

@@ -19,6 +19,9 @@ __all__ = ["NO_LABEL", "labelled_losses"]
 NO_LABEL = -100
 """Stands where a row has no label."""
 
+_ROWS_OF_A_PART, _LOGITS_OF_A_PART = 1_024, 2_048
+"""What is computed at once under a frozen head: up to 8 MB."""
+
 
 def labelled_losses(
     decoder: TorchDecoder,
@@ -29,16 +32,16 @@ def labelled_losses(
 ) -> Float[Tensor, " N"]:
     """Cross-entropy in nats of each label, in order of the rows that have one.
 
-    Logits are computed for these rows alone, some at a time, so that never more than
-    `rows_at_once` rows of them take memory. Under a frozen head they are computed once, and their
-    gradient with them; a head that learns computes them again in the backward pass.
+    Logits are computed for these rows alone, and never held all at once. Under a frozen head they
+    are computed once, for a part of the vocabulary at a time, and their gradient with them; a head
+    that learns computes them again in the backward pass, some rows at a time.
 
     Args:
         decoder: Whose head projects.
         hidden: What its forward pass gave.
         labels: For each row the id that follows it, or `NO_LABEL`: the last row of a sequence
             has none, nor have rows of a prompt that is not learned.
-        rows_at_once: Rows of logits held at once.
+        rows_at_once: Rows of logits held at once under a head that learns.
     """
     rows = (labels != NO_LABEL).nonzero(as_tuple=True)[0]
     if not len(rows):
@@ -47,7 +50,7 @@ def labelled_losses(
     if (table := _frozen_table(decoder, hidden)) is not None:
         head = decoder.spec.head
         assert isinstance(head, Head)
-        return _FrozenHeadLosses.apply(chosen, table, targets, head.scale, rows_at_once)  # type: ignore[no-any-return, no-untyped-call]
+        return _FrozenHeadLosses.apply(chosen, table, targets, head.scale)  # type: ignore[no-any-return, no-untyped-call]
 
     def losses(part: Tensor, wanted: Tensor) -> Tensor:
         return F.cross_entropy(decoder.logits(part).float(), wanted, reduction="none")
@@ -68,8 +71,12 @@ def _frozen_table(decoder: TorchDecoder, hidden: Tensor) -> Float[Tensor, "V E"]
 class _FrozenHeadLosses(torch.autograd.Function):
     """Losses under a frozen head, whose gradient is computed beside them.
 
-    The gradient of a row's loss by its hidden state, (softmax - one-hot) @ table, needs nothing of
-    the backward pass but a factor a row. It takes (N, E) where the logits would take (N, V).
+    The gradient of a row's loss by its hidden state, softmax @ table less the label's row of it,
+    needs nothing of the backward pass but a factor a row. Both are sums over the vocabulary, so
+    logits are computed for a part of it at a time, as attention does with keys: a part stays in
+    the processor's cache, and earlier sums shrink when a larger logit comes.
+
+    Source: Milakov & Gimelshein 2018, arXiv:1805.02867, algorithm 3.
     """
 
     @staticmethod
@@ -79,25 +86,14 @@ class _FrozenHeadLosses(torch.autograd.Function):
         table: Float[Tensor, "V E"],
         targets: Int[Tensor, " N"],
         scale: float,
-        rows_at_once: int,
     ) -> Float[Tensor, " N"]:
+        hidden = hidden if scale == 1.0 else hidden * scale
         losses = hidden.new_empty(len(hidden))
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        logits = hidden.new_empty(min(rows_at_once, len(hidden)), len(table))
-        for start in range(0, len(hidden), rows_at_once):
-            part = slice(start, start + rows_at_once)
-            scores = logits[: len(hidden[part])]
-            torch.mm(hidden[part], table.T, out=scores)
-            if scale != 1.0:
-                scores.mul_(scale)
-            wanted = targets[part, None]
-            right = scores.gather(1, wanted)
-            total = scores.logsumexp(1, keepdim=True)
-            losses[part] = (total - right)[:, 0]
-            if gradient is not None:
-                scores.sub_(total).exp_()
-                scores.scatter_add_(1, wanted, scores.new_full(wanted.shape, -1.0))
-                torch.mm(scores, table, out=gradient[part])
+        for start in range(0, len(hidden), _ROWS_OF_A_PART):
+            part = slice(start, start + _ROWS_OF_A_PART)
+            own = None if gradient is None else gradient[part]
+            _sum_over_vocabulary(hidden[part], table, targets[part], losses[part], own)
         if gradient is not None:
             ctx.save_for_backward(gradient.mul_(scale) if scale != 1.0 else gradient)
         return losses
@@ -105,4 +101,33 @@ class _FrozenHeadLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0][:, None], None, None, None, None
+        return gradient * upstream[0][:, None], None, None, None
+
+
+def _sum_over_vocabulary(
+    hidden: Float[Tensor, "N E"],
+    table: Float[Tensor, "V E"],
+    targets: Int[Tensor, " N"],
+    losses: Float[Tensor, " N"],
+    gradient: Float[Tensor, "N E"] | None,
+) -> None:
+    """Fill in the losses of some rows, and the gradient by `hidden` where one is wanted."""
+    largest = hidden.new_full((len(hidden), 1), -torch.inf)
+    total = torch.zeros_like(largest)
+    part_of_logits = hidden.new_empty(len(hidden) * min(_LOGITS_OF_A_PART, len(table)))
+    if gradient is not None:
+        gradient.zero_()
+    for columns in torch.split(table, _LOGITS_OF_A_PART):
+        logits = part_of_logits[: len(hidden) * len(columns)].view(len(hidden), len(columns))
+        torch.mm(hidden, columns.T, out=logits)
+        before, largest = largest, torch.maximum(largest, logits.amax(1, keepdim=True))
+        shrunk = (before - largest).exp_()
+        logits.sub_(largest).exp_()
+        total.mul_(shrunk).add_(logits.sum(1, keepdim=True))
+        if gradient is not None:
+            gradient.mul_(shrunk).addmm_(logits, columns)
+    of_labels = table.index_select(0, targets)
+    right = torch.linalg.vecdot(hidden, of_labels)
+    losses.copy_((largest + total.log())[:, 0] - right)
+    if gradient is not None:
+        gradient.div_(total).sub_(of_labels)
