@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from yearling.models.torch_decoder import NO_LABEL
 from yearling.systems.entries import llama_2_long
 
 PLACES = np.arange(8, 1_024, 16.0)
@@ -25,9 +26,25 @@ def test_from_scratch_takes_half_as_many_operations_again() -> None:
     assert 1 / share == pytest.approx(1.5, abs=0.01)
 
 
-def test_long_samples_hold_documents_that_take_long_to_learn() -> None:
+def test_long_samples_hold_some_documents_that_take_long_to_learn() -> None:
     random = np.random.default_rng(0)
-    drawn = [llama_2_long._long_sample(random, 256) for _ in range(60)]
+    drawn = [llama_2_long._long_sample(random, 256) for _ in range(200)]
     plain = [sample for sample in drawn if not sample.is_answer.any()]
     assert 10 <= len(plain) <= 30
     assert all(len(sample.tokens) == 256 for sample in drawn)
+
+
+def test_steps_are_long_then_first_sentences_then_short_twice() -> None:
+    long, first, short, texts = (llama_2_long._rows(0, step) for step in range(4))
+    assert long.tokens.shape == (2, 1_024)
+    assert short.tokens.shape == texts.tokens.shape == (16, 128)
+    num_sentences, length = first.tokens.shape
+    assert 32 <= length <= 1_024
+    assert int((first.labels != NO_LABEL).sum()) == 4 * num_sentences
+
+
+def test_first_sentences_are_asked_for_at_many_lengths() -> None:
+    lengths = [llama_2_long._rows(0, step).tokens.shape[1] for step in range(1, 160, 4)]
+    assert min(lengths) < 64
+    assert max(lengths) > 700
+    assert len(set(lengths)) > 20
