@@ -89,6 +89,15 @@ def test_fixed_selection_is_learned_still() -> None:
                if "x_proj" in name or "dt_proj" in name)  # fmt: skip
 
 
+def test_shorter_steps_are_a_share_of_those_there_were() -> None:
+    decoder = mamba()
+    biases = [w for name, w in decoder.named_parameters() if name.endswith("dt_proj.bias")]
+    before = [torch.nn.functional.softplus(bias.detach()) for bias in biases]
+    selection_tasks.shorten_steps(decoder, 0.05)
+    for bias, steps in zip(biases, before, strict=True):
+        torch.testing.assert_close(torch.nn.functional.softplus(bias.detach()), 0.05 * steps)
+
+
 def test_share_right_is_over_labelled_tokens_of_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = mamba()
     tokens = torch.randint(10, (5, 8), generator=torch.Generator().manual_seed(1))

@@ -27,6 +27,7 @@ __all__ = [
     "fix_selection",
     "induction_rows",
     "percent_right",
+    "shorten_steps",
     "small_decoder",
 ]
 
@@ -146,6 +147,22 @@ def fix_selection(decoder: "TorchDecoder") -> None:
         assert isinstance(spec.mixer, StateSpace), "attention has no selection to fix"
         mixer = layer.get_submodule("mixer")
         mixer.x_proj = FixedInput(mixer.get_submodule("x_proj"), spec.mixer.inner)
+
+
+def shorten_steps(decoder: "TorchDecoder", share: float) -> None:
+    """Make the time steps that a decoder begins with shorter, so that it forgets more slowly.
+
+    Args:
+        share: Of a step that is left.
+    """
+    import torch
+    from torch.nn.functional import softplus
+
+    with torch.no_grad():
+        for layer in decoder.iterate_layers():
+            bias = layer.get_submodule("mixer").get_submodule("dt_proj").get_parameter("bias")
+            step = softplus(bias) * share
+            bias.copy_(step + torch.log(-torch.expm1(-step)))  # what softplus turns into the step
 
 
 def percent_right(decoder: "TorchDecoder", rows: "Rows") -> float:

@@ -7,9 +7,8 @@ read texts far longer than they were trained on, and time, memory and speed are 
 Source: Gu and Dao 2023, arXiv:2312.00752.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from yearling.systems.length_costs import (
     exponent,
@@ -21,179 +20,83 @@ from yearling.systems.length_costs import (
     stream,
     write_folder,
 )
+from yearling.systems.mamba_decoders import (
+    NOISY_LENGTH,
+    NUM_SYMBOLS,
+    WINDOW,
+    Arm,
+    Task,
+    held_out_text,
+    trained_decoder,
+)
 from yearling.systems.selection_tasks import (
     COPYING_VOCABULARY,
     INDUCTION_VOCABULARY,
     copying_rows,
-    fix_selection,
     induction_rows,
     percent_right,
-    small_decoder,
 )
 from yearling.systems.system import Ablation, Check, Curve, Published, System, Trial, systems
-from yearling.systems.text_by_context import (
-    CHARACTERS,
-    bits_by_context,
-    bits_per_character,
-    library_text,
-)
+from yearling.systems.text_by_context import CHARACTERS, bits_by_context, bits_per_character
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from yearling.models.torch_decoder import SeenKeys, State, TorchDecoder
-    from yearling.systems.tiny_bases import Rows
 
-__all__ = ["decoder_config", "recurrent_difference", "system"]
+__all__ = ["recurrent_difference", "system"]
 
-_Arm = Literal["mamba", "attention"]
+_ARMS: tuple[Arm, ...] = ("mamba", "attention")
 
-_STD = 0.1  # of first weights: narrow decoders begin slowly from the usual 0.02
+_COPYING = Task("copying", COPYING_VOCABULARY, 64, 3, 8, 2, 184, 3_000, 5e-3, 5e-3, "wsd")
+_INDUCTION = Task(
+    "induction", INDUCTION_VOCABULARY, 32, 2, 16, 2, 58, 800, 5e-3, 5e-3, "wsd", 0.2, 0.02
+)
+_SOURCES = Task("sources", CHARACTERS, 48, 4, 8, 2, 176, 120, 5e-3, 5e-3, "cosine")
 
-
-@dataclass(frozen=True)
-class _Task:
-    """Decoders of equal size and how they learn.
-
-    Attributes:
-        vocabulary: Ids.
-        width: Of both decoders.
-        mamba_layers: Its layers; a Transformer's layer is two of Mamba's.
-        states: Of each of Mamba's channels.
-        attention_layers: Layers of attention and an MLP.
-        hidden: Width of those MLPs, which makes the sizes equal.
-        steps: Of training.
-        mamba_lr: Learning rate, the best of those tried.
-        attention_lr: The same for attention.
-        schedule: Shape of both.
-    """
-
-    vocabulary: int
-    width: int
-    mamba_layers: int
-    states: int
-    attention_layers: int
-    hidden: int
-    steps: int
-    mamba_lr: float
-    attention_lr: float
-    schedule: str
-
-
-_COPYING = _Task(COPYING_VOCABULARY, 32, 2, 16, 2, 54, 800, 5e-3, 5e-3, "wsd")
-_INDUCTION = _Task(INDUCTION_VOCABULARY, 32, 2, 8, 2, 44, 400, 5e-3, 5e-3, "wsd")
-_TEXT = _Task(CHARACTERS, 48, 4, 8, 2, 176, 200, 5e-3, 5e-3, "cosine")
-
-_SYMBOLS, _NOISY = 16, 256
-_LONGER_NOISE = ((0.0, 32, 32), (0.5, 64, 16), (0.8, _NOISY, 4))  # from a share of steps: L, rows
-_NUM_COPIES = 64
-
-_INDUCTION_LENGTH, _INDUCTION_ROWS, _MOST_QUESTIONS = 64, 32, 6
+_NUM_COPIES, _NUM_RECALLS = 64, 64
 _INDUCTION_LENGTHS = (64, 128, 256, 512, 1_024, 2_048, 4_096)
-_NUM_RECALLS = 32
 _MILLION = 1 << 20
 
-_WINDOW, _WINDOWS, _NUM_VALIDATION = 256, 8, 128
+_NUM_WINDOWS, _NUM_PLACES = 128, 16
 _CONTEXTS = (16, 64, 256, 1_024, 4_096)
-_FAR_CONTEXT, _NUM_PLACES = 16_384, 16
-_TRAINED = ("collections", "_pydecimal", "difflib", "doctest", "enum", "functools", "http.client",
-            "imaplib", "ipaddress", "locale", "logging", "optparse", "pdb", "pickle", "pydoc",
-            "shutil", "smtplib", "ssl", "subprocess", "tarfile", "threading", "traceback",
-            "turtle", "urllib.request", "zipfile")  # fmt: skip
-_HELD_OUT = ("argparse", "ast", "dataclasses", "inspect", "pathlib", "statistics", "typing")
+_FAR_CONTEXT = 16_384
+_NUM_COMPARED = 512
 
 _TIMED = (1_024, 2_048, 4_096, 8_192, 16_384)
-_ROUNDS = 3
+_ROUNDS = 2
 _ANSWER_CONTEXT, _ROOM_TO_ANSWER, _NUM_NEW = 8_192, 256, 32
 _CACHE_BYTES, _MOST_SEQUENCES = 16 << 20, 64
-_NUM_COMPARED = 512
 
 
 def _run(trial: Trial) -> Mapping[str, float]:
-    figures = _copying(trial)
-    recalling = _trained(trial, "induction, mamba", "mamba", _INDUCTION, _draw_induction(trial))
-    figures |= _recall(trial, "mamba", recalling)
+    recalling = trained_decoder(trial, "mamba", _INDUCTION)
+    figures = _copying(trial) | _recall(trial, "mamba", recalling)
     if trial.is_ablated:
         return figures
-    attending = _trained(
-        trial, "induction, attention", "attention", _INDUCTION, _draw_induction(trial)
-    )
-    figures |= _recall(trial, "attention", attending)
-    return {**figures, **_stream(trial, recalling), **_language(trial)}
-
-
-# --- decoders ----------------------------------------------------------------------------------
-
-
-def decoder_config(arm: _Arm, task: _Task) -> dict[str, Any]:
-    """Give the config.json of a decoder of the comparison."""
-    config = {
-        "vocab_size": task.vocabulary,
-        "hidden_size": task.width,
-        "tie_word_embeddings": False,
-    }
-    if arm == "mamba":
-        return config | {
-            "model_type": "mamba",
-            "num_hidden_layers": task.mamba_layers,
-            "state_size": task.states,
-        }
-    return config | {
-        "model_type": "llama",
-        "num_hidden_layers": task.attention_layers,
-        "intermediate_size": task.hidden,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "max_position_embeddings": 4 * _FAR_CONTEXT,
-    }
-
-
-def _trained(
-    trial: Trial, title: str, arm: _Arm, task: _Task, draw: "Callable[[int], Rows]"
-) -> "TorchDecoder":
-    """Train a decoder from first values, without selection in the ablation."""
-    from yearling.systems.tiny_bases import Training, fit
-
-    decoder = small_decoder(decoder_config(arm, task), trial.seed, _STD)
-    if trial.is_ablated:
-        fix_selection(decoder)
-    lr = task.mamba_lr if arm == "mamba" else task.attention_lr
-    seconds = fit(decoder, draw, Training(task.steps, lr, task.schedule, seed=trial.seed))
-    trial.say(f"{title}: {task.steps} steps in {seconds:.1f} s")
-    return decoder
+    figures |= _recall(trial, "attention", trained_decoder(trial, "attention", _INDUCTION))
+    figures |= _stream(trial, recalling)
+    mamba, attention = (trained_decoder(trial, arm, _SOURCES) for arm in _ARMS)
+    figures |= _language(trial, mamba, attention)
+    figures |= _time_by_length(trial, mamba, attention)
+    return figures | _answers(trial, mamba, attention)
 
 
 # --- synthetic tasks ---------------------------------------------------------------------------
 
 
 def _copying(trial: Trial) -> dict[str, float]:
-    """Learn selective copying in longer and longer noise."""
+    """Copy symbols out of noise that was not trained on."""
     import numpy as np
 
-    def draw(step: int) -> "Rows":
-        share = step / _COPYING.steps
-        _, length, rows = max(stage for stage in _LONGER_NOISE if stage[0] <= share)
-        return copying_rows(np.random.default_rng([trial.seed, step]), rows, length, _SYMBOLS)
-
-    decoder = _trained(trial, "copying, mamba", "mamba", _COPYING, draw)
-    tested = copying_rows(np.random.default_rng([trial.seed, 0, 1]), _NUM_COPIES, _NOISY, _SYMBOLS)
-    copied = percent_right(decoder, tested)
-    trial.say(f"copying: {copied:.1f} % of {_SYMBOLS} symbols out of {_NOISY} tokens")
+    random = np.random.default_rng([trial.seed, 0, 1])
+    rows = copying_rows(random, _NUM_COPIES, NOISY_LENGTH, NUM_SYMBOLS)
+    copied = percent_right(trained_decoder(trial, "mamba", _COPYING), rows)
+    trial.say(f"copying: {copied:.1f} % of {NUM_SYMBOLS} symbols out of {NOISY_LENGTH} tokens")
     return {"copying": copied}
 
 
-def _draw_induction(trial: Trial) -> "Callable[[int], Rows]":
-    import numpy as np
-
-    def draw(step: int) -> "Rows":
-        random = np.random.default_rng([trial.seed, step])
-        num_questions = int(random.integers(1, _MOST_QUESTIONS + 1))
-        return induction_rows(random, _INDUCTION_ROWS, _INDUCTION_LENGTH, num_questions)
-
-    return draw
-
-
-def _recall(trial: Trial, arm: _Arm, decoder: "TorchDecoder") -> dict[str, float]:
+def _recall(trial: Trial, arm: Arm, decoder: "TorchDecoder") -> dict[str, float]:
     """Ask for what followed the special token, at the length of training and beyond."""
     import numpy as np
 
@@ -237,44 +140,28 @@ def _stream(trial: Trial, decoder: "TorchDecoder") -> dict[str, float]:
 # --- language ----------------------------------------------------------------------------------
 
 
-def _language(trial: Trial) -> dict[str, float]:
-    """Continue sources: bits by context for both decoders, then what both cost."""
-    import torch
-
-    from yearling.systems.tiny_bases import windows_of
-
-    text, held_out = library_text(_TRAINED), library_text(_HELD_OUT)
-
-    def draw(step: int) -> "Rows":
-        generator = torch.Generator().manual_seed(1_000_003 * trial.seed + step)
-        starts = torch.randint(len(text) - _WINDOW, (_WINDOWS,), generator=generator)
-        return windows_of(text, _WINDOW, starts)
-
-    mamba = _trained(trial, "sources, mamba", "mamba", _TEXT, draw)
-    attention = _trained(trial, "sources, attention", "attention", _TEXT, draw)
-    figures = _bits(trial, "mamba", mamba, held_out) | _bits(
-        trial, "attention", attention, held_out
-    )
-    near, far = bits_by_context(mamba, held_out, (_WINDOW, _FAR_CONTEXT), _NUM_PLACES)
+def _language(trial: Trial, mamba: "TorchDecoder", attention: "TorchDecoder") -> dict[str, float]:
+    """Tell the next character of sources, by what stands before it."""
+    text = held_out_text()
+    figures = _bits(trial, "mamba", mamba, text) | _bits(trial, "attention", attention, text)
+    near, far = bits_by_context(mamba, text, (WINDOW, _FAR_CONTEXT), _NUM_PLACES)
     trial.say(f"bits with 256 and 16,384 characters before: {near:.4f}, {far:.4f}")
     return {
         **figures,
         "bits_excess": 100.0 * (figures["bits_mamba"] / figures["bits_attention"] - 1.0),
         "far_context": 100.0 * (far / near - 1.0),
-        "form_difference": recurrent_difference(mamba, held_out[:_NUM_COMPARED]),
-        **_time_by_length(trial, mamba, attention),
-        **_answers(trial, mamba, attention),
+        "form_difference": recurrent_difference(mamba, text[:_NUM_COMPARED]),
     }
 
 
-def _bits(trial: Trial, arm: _Arm, decoder: "TorchDecoder", text: "Tensor") -> dict[str, float]:
+def _bits(trial: Trial, arm: Arm, decoder: "TorchDecoder", text: "Tensor") -> dict[str, float]:
     """Bits of held-out characters, in windows as in training, and by context."""
     import torch
 
     from yearling.systems.tiny_bases import windows_of
 
-    starts = torch.linspace(0, len(text) - _WINDOW - 1, _NUM_VALIDATION).long()
-    bits = bits_per_character(decoder, windows_of(text, _WINDOW, starts))
+    starts = torch.linspace(0, len(text) - WINDOW - 1, _NUM_WINDOWS).long()
+    bits = bits_per_character(decoder, windows_of(text, WINDOW, starts))
     found = bits_by_context(decoder, text, _CONTEXTS, _NUM_PLACES)
     points = tuple(zip(_CONTEXTS, found, strict=True))
     trial.curves.append(Curve(arm, "characters before", "bits a character", points))
@@ -329,7 +216,7 @@ def _time_by_length(
 ) -> dict[str, float]:
     """Read one text of each length."""
     found = {}
-    for arm, decoder in (("mamba", mamba), ("attention", attention)):
+    for arm, decoder in zip(_ARMS, (mamba, attention), strict=True):
         seconds = prefill_seconds(decoder, _TIMED, _ROUNDS)
         points = tuple(zip(_TIMED, seconds, strict=True))
         trial.curves.append(Curve(arm, "tokens of a text", "processor seconds", points))
@@ -344,7 +231,7 @@ def _answers(trial: Trial, mamba: "TorchDecoder", attention: "TorchDecoder") -> 
 
     random = np.random.default_rng([trial.seed, _ANSWER_CONTEXT])
     found: dict[str, float] = {}
-    for arm, decoder in (("mamba", mamba), ("attention", attention)):
+    for arm, decoder in zip(_ARMS, (mamba, attention), strict=True):
         write_folder(decoder, trial.folder / arm)
         with served(
             trial.folder / arm,
