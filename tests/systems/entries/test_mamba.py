@@ -9,7 +9,7 @@ from yearling.systems.entries import mamba
 from yearling.systems.mamba_decoders import Task, decoder_config
 from yearling.systems.selection_tasks import small_decoder
 
-TASKS = [mamba._COPYING, mamba._INDUCTION, mamba._SOURCES]
+TASKS = [mamba._INDUCTION, mamba._SOURCES]
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)

@@ -50,9 +50,9 @@ _ARMS: tuple[Arm, ...] = ("mamba", "attention")
 
 _COPYING = Task("copying", COPYING_VOCABULARY, 64, 3, 8, 2, 184, 3_000, 5e-3, 5e-3, "wsd")
 _INDUCTION = Task(
-    "induction", INDUCTION_VOCABULARY, 32, 2, 16, 2, 58, 800, 5e-3, 5e-3, "wsd", 0.2, 0.02
+    "induction", INDUCTION_VOCABULARY, 32, 2, 16, 2, 60, 500, 1e-2, 5e-3, "wsd", 0.2, 0.05
 )
-_SOURCES = Task("sources", CHARACTERS, 48, 4, 8, 2, 176, 120, 5e-3, 5e-3, "cosine")
+_SOURCES = Task("sources", CHARACTERS, 48, 4, 8, 2, 176, 160, 5e-3, 5e-3, "cosine")
 
 _NUM_COPIES, _NUM_RECALLS = 64, 64
 _INDUCTION_LENGTHS = (64, 128, 256, 512, 1_024, 2_048, 4_096)
