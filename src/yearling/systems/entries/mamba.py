@@ -261,11 +261,11 @@ system = systems.register(
         "of 4,096 tokens; here decoders of 0.01 to 0.09 million weights copy out of 256 tokens, "
         "and learn Python's sources in 160 steps of eight windows of 256 characters, after which "
         "attention knows little more than pairs of characters. For induction heads Mamba's first "
-        "time steps are shorter than usual. Decoders are trained once and kept. Quality by length is "
-        "followed to 16,384 characters; a million tokens are streamed, and what is recalled from "
-        "them is told, not checked. Times are one processor core's, and as many sequences answer "
-        "at once as 16 MiB of cache hold, 64 at most. Equality with transformers is tested beside the "
-        "other families, not measured here.",
+        "time steps are shorter than usual. Decoders are trained once and kept. Quality by "
+        "length is followed to 16,384 characters; a million tokens are streamed, and what is "
+        "recalled from them is told, not checked. Times are one processor core's, and as many "
+        "sequences answer at once as 16 MiB of cache hold, 64 at most. Equality with transformers "
+        "is tested beside the other families, not measured here.",
         parts=(
             "kernels.ops",
             "models.families.llama",
