@@ -10,9 +10,20 @@ Source: Pal et al. 2023, arXiv:2308.10882.
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from yearling.systems.longer_contexts import Tuning, found, held_out_texts, tuned_base
+import numpy as np
+
+from yearling.evaluation.long_context import Sample, accuracy, passkey
+from yearling.systems.long_context_base import (
+    SIZES,
+    VOCABULARY,
+    asked_lines,
+    logits_of,
+    rows_of,
+    stretched_base,
+)
+from yearling.systems.longer_contexts import Tuning, found, held_out_texts, tune, tuned_base
 from yearling.systems.system import Ablation, Check, Curve, Published, System, Trial, systems
 
 if TYPE_CHECKING:
@@ -31,6 +42,15 @@ _ARMS: Mapping[str, str | None] = {
 }
 _LENGTHS = (128, 256, 384, 512, 768, 1_024)
 _LONGEST = 32_768
+_NEEDLES = 3  # a seed
+_PASSKEYS = 0.6  # of the samples in which the reader of 32,768 tokens is tuned
+_READER = Tuning(_TUNED, _STEPS, _LR)
+_STAGES = (  # tokens of a sequence, steps, learning rate, tokens of a step
+    (512, 100, 2e-3, 2_048),
+    (1_024, 100, 2e-3, 2_048),
+    (2_048, 500, 3e-3, 4_096),
+    (4_096, 100, 2e-3, 8_192),
+)
 
 
 def _run(trial: Trial) -> Mapping[str, float]:
@@ -46,7 +66,7 @@ def _run(trial: Trial) -> Mapping[str, float]:
         **figures,
         "gain": figures["lines_truncated"] - figures["lines_unscaled"],
         "closed_book": found(truncated, "closed_book", _STRETCHED, trial.seed),
-        **_at_32k(truncated, trial.seed),
+        **_at_32k(_long_reader(trial), trial.seed),
         "turn_tokens": longest_turn(),
     }
 
@@ -74,18 +94,57 @@ def _scores(trial: Trial, arm: str, decoder: "TorchDecoder") -> dict[str, float]
 
 
 def _at_32k(decoder: "TorchDecoder", seed: int) -> dict[str, float]:
-    """Read 32,768 tokens at once."""
-    import numpy as np
-
-    from yearling.evaluation.long_context import accuracy, passkey
-    from yearling.systems.long_context_base import VOCABULARY, logits_of
-
-    sample = passkey(np.random.default_rng([seed, _LONGEST]), _LONGEST, VOCABULARY)
-    logits = logits_of(decoder)(sample.tokens)
+    """Read 32,768 tokens at once, some times."""
+    random = np.random.default_rng([seed, _LONGEST])
+    samples = [passkey(random, _LONGEST, VOCABULARY) for _ in range(_NEEDLES)]
+    logits = [logits_of(decoder)(sample.tokens) for sample in samples]
+    read = iter(logits)
     return {
-        "finite_32k": 100.0 * float(np.isfinite(logits).mean()),
-        "needle_32k": accuracy(lambda _: logits, [sample]),
+        "finite_32k": 100.0 * float(np.mean([np.isfinite(each).all() for each in logits])),
+        "needle_32k": accuracy(lambda _: next(read), samples),
     }
+
+
+def _long_reader(trial: Trial) -> "TorchDecoder":
+    """Give the truncated arm after more tuning, on answers alone, in up to 4,096 tokens.
+
+    Behind text so much longer than any it has read, a head must look far more sharply than before:
+    the share of one key among 32,768 falls by 256. All seeds test one decoder.
+    """
+    from yearling.systems.tiny_bases import Training, fit, kept_decoder
+    from yearling.training.context import ContextConfig
+
+    context = ContextConfig(tokens=_STRETCHED, method="truncated")
+
+    def train() -> "TorchDecoder":
+        decoder = stretched_base(context, trial.say)
+        tune(decoder, _READER, 0)
+        for tokens, steps, lr, batch_tokens in _STAGES:
+
+            def draw(step: int, tokens: int = tokens, count: int = batch_tokens // tokens) -> Any:
+                random = np.random.default_rng([0, tokens, step])
+                samples = (_long_sample(random, tokens) for _ in range(count))
+                return rows_of(samples, has_text=False)
+
+            fit(decoder, draw, Training(steps, lr, seed=0), trial.say)
+        return decoder
+
+    settings = {
+        "sizes": dict(SIZES),
+        "reader": [_READER.tokens, _READER.steps, _READER.lr],
+        "stages": _STAGES,
+        "modules": ["systems.long_context_base", "systems.longer_contexts"],
+    }
+    kept = kept_decoder("giraffe-long", settings, train, trial.say)
+    decoder = stretched_base(context, trial.say)
+    decoder.load_state_dict(kept.state_dict())
+    return decoder
+
+
+def _long_sample(random: np.random.Generator, tokens: int) -> Sample:
+    if random.random() < _PASSKEYS:
+        return passkey(random, tokens, VOCABULARY)
+    return asked_lines(random, tokens)
 
 
 def longest_turn() -> float:
@@ -121,8 +180,10 @@ system = systems.register(
         honesty="Here the decoder has 0.1 million weights, its contexts are 128 tokens before and "
         "512 after, and lines, facts and text are drawn ids. It is tuned at 128 tokens, the "
         "authors' models at twice their context: so small a decoder learns twice the length "
-        "without any scaling. 32,768 tokens are 256 times its context, and eight times LLaMA 2's, "
-        "of which only the frequencies are looked at. All seeds begin from one base. The authors "
+        "without any scaling. 32,768 tokens, 256 times the base's "
+        "context, are read by a decoder that was tuned on for it, on passkeys and lines of up to "
+        "4,096 tokens; of LLaMA 2 at that length only the frequencies are looked at. "
+        "All seeds begin from one base. The authors "
         "rank methods differently by perplexity and by what is found; both are told for each arm, "
         "neither is checked.",
         parts=(
@@ -162,14 +223,14 @@ system = systems.register(
             Check(
                 "finite_32k",
                 "%",
-                "Finite logits of the truncated arm along 32,768 tokens.",
+                "Readings of 32,768 tokens whose logits are all finite.",
                 at_least=100.0,
                 is_worst_judged=True,
             ),
             Check(
                 "needle_32k",
                 "%",
-                "Passkeys that the truncated arm finds in 32,768 tokens.",
+                "Passkeys found in 32,768 tokens, truncated basis, tuned on in up to 4,096.",
                 at_least=100.0,
             ),
             Check(
