@@ -1,9 +1,10 @@
 """LongLoRA's arms: what each tunes, and that one group of everything is full attention."""
 
+import numpy as np
 import pytest
 import torch
 
-from yearling.models.torch_decoder import Segments
+from yearling.models.torch_decoder import NO_LABEL, Segments
 from yearling.systems.entries import longlora
 from yearling.systems.long_context_base import SIZES
 from yearling.systems.tiny_bases import decoder_of
@@ -40,3 +41,29 @@ def test_lora_alone_leaves_embeddings_and_norms() -> None:
     assert all("lora_" in name for name in trained["alone"])
     assert any("norm" in name for name in trained["ours"])
     assert any("embed" in name for name in trained["ours"])
+
+
+def test_what_is_repeated_lies_at_most_half_a_group_back() -> None:
+    sample = longlora._repeated(np.random.default_rng(0))
+    places = np.flatnonzero(sample.is_answer)
+    period = places[0] - 1
+    assert longlora._GROUP // 4 <= period < longlora._GROUP // 2
+    assert (sample.tokens[places] == sample.tokens[places - period]).all()
+
+
+def test_passkeys_are_told_and_asked_for_within_half_a_group() -> None:
+    for seed in range(20):
+        sample = longlora._late_passkey(np.random.default_rng(seed))
+        told = np.flatnonzero(sample.tokens == longlora.VOCABULARY.secret)
+        assert len(sample.tokens) == longlora._TOKENS
+        assert len(told) == 2
+        assert told[1] - told[0] < longlora._PASSKEY_TOKENS
+        assert int(sample.is_answer.sum()) == 3
+
+
+def test_rows_are_of_every_kind_and_of_one_length() -> None:
+    rows = [longlora._row(np.random.default_rng(seed)) for seed in range(40)]
+    assert {row.tokens.shape for row in rows} == {(1, longlora._TOKENS)}
+    num_labelled = {int((row.labels != NO_LABEL).sum()) for row in rows}
+    assert 3 in num_labelled  # passkeys
+    assert longlora._TOKENS - 1 in num_labelled  # text
