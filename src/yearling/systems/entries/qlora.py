@@ -35,7 +35,7 @@ _SIZES: Mapping[str, Any] = {
 }
 _SEQUENCES, _LENGTH, _NUM_VALIDATION = 8, 128, 64
 _BASE_STEPS, _STEPS = 6_000, 160
-_BASE_LR, _FULL_LR, _ADAPTER_LR = 2e-3, 1e-3, 8e-3  # each arm's best of those tried
+_BASE_LR, _FULL_LR, _ADAPTER_LR = 2e-3, 1.5e-3, 8e-3  # each arm's best of those tried
 _RANK, _ALPHA = 64, 16.0  # the authors' own
 _ATTENTION = ("query", "key", "value", "output")
 _KNOWN = ("collections", "datetime", "decimal", "difflib", "functools", "locale", "logging",
