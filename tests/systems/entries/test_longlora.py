@@ -61,6 +61,13 @@ def test_passkeys_are_told_and_asked_for_within_half_a_group() -> None:
         assert int(sample.is_answer.sum()) == 3
 
 
+def test_questions_lie_within_a_group() -> None:
+    sample = longlora._questions(np.random.default_rng(0))
+    begins = np.flatnonzero(sample.tokens == longlora.VOCABULARY.begin)
+    assert begins.tolist() == list(range(0, longlora._TOKENS, longlora._GROUP))
+    assert all(sample.is_answer[at : at + longlora._GROUP].any() for at in begins)
+
+
 def test_rows_are_of_every_kind_and_of_one_length() -> None:
     rows = [longlora._row(np.random.default_rng(seed)) for seed in range(40)]
     assert {row.tokens.shape for row in rows} == {(1, longlora._TOKENS)}

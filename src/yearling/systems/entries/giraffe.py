@@ -50,6 +50,7 @@ _STAGES = (  # tokens of a sequence, steps, learning rate, tokens of a step
     (1_024, 100, 2e-3, 2_048),
     (2_048, 500, 3e-3, 4_096),
     (8_192, 120, 3e-3, 8_192),
+    (16_384, 40, 2e-3, 16_384),
 )
 
 
@@ -106,7 +107,7 @@ def _at_32k(decoder: "TorchDecoder", seed: int) -> dict[str, float]:
 
 
 def _long_reader(trial: Trial) -> "TorchDecoder":
-    """Give the truncated arm after more tuning, on answers alone, in up to 8,192 tokens.
+    """Give the truncated arm after more tuning, on answers alone, in up to 16,384 tokens.
 
     Behind text so much longer than any it has read, a head must look far more sharply than before:
     the share of one key among 32,768 falls by 256. All seeds test one decoder.
@@ -182,7 +183,7 @@ system = systems.register(
         "authors' models at twice their context: so small a decoder learns twice the length "
         "without any scaling. 32,768 tokens, 256 times the base's "
         "context, are read by a decoder that was tuned on for it, on passkeys and lines of up to "
-        "8,192 tokens; of LLaMA 2 at that length only the frequencies are looked at. "
+        "16,384 tokens; of LLaMA 2 at that length only the frequencies are looked at. "
         "All seeds begin from one base. The authors "
         "rank methods differently by perplexity and by what is found; both are told for each arm, "
         "neither is checked.",
@@ -230,7 +231,7 @@ system = systems.register(
             Check(
                 "needle_32k",
                 "%",
-                "Passkeys found in 32,768 tokens, truncated basis, tuned on in up to 8,192.",
+                "Passkeys found in 32,768 tokens, truncated basis, tuned on in up to 16,384.",
                 at_least=100.0,
             ),
             Check(
