@@ -200,7 +200,8 @@ class _KeptStates:
         self._states: dict[int, State] = {}
 
     def extend(self, layer: int, keys: "Tensor", values: "Tensor") -> Sequence["SeenKeys"]:
-        raise AssertionError(f"layer {layer} attends; it has no state")
+        mistake = f"layer {layer} attends; it has no state"
+        raise AssertionError(mistake)
 
     def state(self, layer: int, sequence: int) -> "State | None":
         return self._states.get(layer)
