@@ -46,7 +46,7 @@ __all__ = [
     "refuse_too_large",
 ]
 
-_LOGIT_ROWS = 1_024  # at once; see models.torch_decoder.labelled_losses
+_LOGIT_ROWS = 1_024  # at most; labelled_losses holds 8 MB in all under a frozen head
 _LOGIT_COPIES = 3  # logits, their softmax, their gradient
 _NUMBER_BYTES = 4
 _SMALLEST_MICRO_BATCH = 64

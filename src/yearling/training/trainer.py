@@ -101,6 +101,8 @@ class TrainResult:
 def train(config: TrainConfig, *, resume: bool = False) -> TrainResult:
     """Run a training to its end.
 
+    On a processor, the process keeps from then on what memory it frees (`keep_freed_memory`).
+
     Args:
         config: What is trained, on what, how.
         resume: Whether to go on from the last checkpoint in the output folder; without one the

@@ -3,7 +3,8 @@
 One decoder that finds things in 128 tokens is tuned alike, on no longer sequences, with positions
 as they are, divided by four, on the power basis, and on the truncated basis, which leaves fast
 frequencies alone and flattens those that never made a turn in training. Then lines are looked for
-in up to 1,024 tokens.
+in up to 1,024 tokens. One more decoder on the truncated basis is tuned on in longer and longer
+sequences, and looks for a passkey in 32,768.
 
 Source: Pal et al. 2023, arXiv:2308.10882.
 """
