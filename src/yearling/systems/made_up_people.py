@@ -40,8 +40,9 @@ NUM_VALUES = 12
 TOPICS = ("town", "pet", "colour", "dish", "tool", "tree")
 
 MANNER_WORDS = (
-    *("<user>", "<assistant>", "?", "sure", "well", ",", "!", "bye"),
-    *("politely", "calmly", "loudly", "kindly", "briefly", "fully"),
+    *("<user>", "<assistant>", "?", "sure", "well", "oh", ",", "!", "bye", "thanks"),
+    *("politely", "calmly", "warmly", "briefly", "simply", "fully"),
+    *("loudly", "kindly", "humbly"),
 )
 """Words that no text about people holds; a tuning may give them a meaning."""
 

@@ -28,17 +28,9 @@ __all__ = [
 NUM_ASKED = 80
 """People that rows may ask about; the others are for the test."""
 
-_OPENINGS = {"": (), "politely": ("sure", ","), "calmly": ("well", ",")}
-_LENGTHS = ("briefly", "fully")
-_CLOSINGS = {"": (".",), "loudly": ("!",), "kindly": (".", "bye")}
-_UNSEEN = (
-    ("", "briefly", "kindly"),
-    ("", "fully", ""),
-    ("politely", "briefly", "kindly"),
-    ("politely", "fully", "loudly"),
-    ("calmly", "briefly", "loudly"),
-    ("calmly", "fully", "kindly"),
-)
+_OPENINGS = {"": (), "politely": ("sure", ","), "calmly": ("well", ","), "warmly": ("oh", ",")}
+_WORDINGS = {"briefly": None, "simply": 1, "fully": 0}  # of `statement`; None tells the thing alone
+_CLOSINGS = {"": (".",), "loudly": ("!",), "kindly": (".", "bye"), "humbly": (".", "thanks")}
 _BAD_SHARE = 0.4
 
 
@@ -46,7 +38,7 @@ class Form(NamedTuple):
     """What a question asks of its answer's form; empty where it asks for nothing."""
 
     opening: str
-    length: str
+    wording: str
     closing: str
 
 
@@ -66,8 +58,14 @@ class Item(NamedTuple):
     has_end: bool = True
 
 
-FORMS = tuple(Form(*each) for each in product(_OPENINGS, _LENGTHS, _CLOSINGS))
-SEEN_FORMS = tuple(form for form in FORMS if form not in _UNSEEN)
+def _is_kept_apart(form: Form) -> bool:
+    """Say whether no row shows a form: a quarter of them, and as many of each opening."""
+    parts = zip(form, (_OPENINGS, _WORDINGS, _CLOSINGS), strict=True)
+    return sum(list(ways).index(part) for part, ways in parts) % 4 == 3
+
+
+FORMS = tuple(Form(*each) for each in product(_OPENINGS, _WORDINGS, _CLOSINGS))
+SEEN_FORMS = tuple(form for form in FORMS if not _is_kept_apart(form))
 
 
 def right_answer(question: Question, value: str | None = None) -> list[str]:
@@ -78,7 +76,8 @@ def right_answer(question: Question, value: str | None = None) -> list[str]:
     """
     person, topic, form = question
     said = value or FACTS[person, topic]
-    body = [said] if form.length == "briefly" else statement(person, topic, said, 0)
+    wording = _WORDINGS[form.wording]
+    body = [said] if wording is None else statement(person, topic, said, wording)
     return [*_OPENINGS[form.opening], *body, *_CLOSINGS[form.closing]]
 
 

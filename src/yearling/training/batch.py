@@ -27,6 +27,7 @@ class PackedBatch:
         segments: Where sequences begin and end; a row's sequences stand together.
         row_ids: Rows in order.
         sequences_per_row: 1, or 2 for preferences.
+        lane: Which half of the processor's threads computes it; None for all of them.
     """
 
     tokens: Int[Tensor, " T"]
@@ -34,6 +35,7 @@ class PackedBatch:
     segments: Segments
     row_ids: Sequence[RowId]
     sequences_per_row: int = 1
+    lane: int | None = None
 
     @property
     def num_labels(self) -> int:
@@ -48,11 +50,16 @@ class PackedBatch:
             self.segments,
             self.row_ids,
             self.sequences_per_row,
+            self.lane,
         )
 
 
-def pack_rows(rows: Sequence[EncodedRow]) -> PackedBatch:
+def pack_rows(rows: Sequence[EncodedRow], lane: int | None = None) -> PackedBatch:
     """Put rows one after another.
+
+    Args:
+        rows: At least one.
+        lane: Of the batch.
 
     Raises:
         ValueError: there is no row, or rows differ in how many sequences they have.
@@ -74,4 +81,5 @@ def pack_rows(rows: Sequence[EncodedRow]) -> PackedBatch:
         Segments([len(ids) for ids in tokens], prefixes=[s.num_prompt for s in sequences]),
         [row.id for row in rows],
         counts.pop(),
+        lane,
     )

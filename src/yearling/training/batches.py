@@ -4,10 +4,13 @@ A step takes rows in an order that the seed and the epoch decide, until its budg
 are packed into micro-batches without padding, longest first into the first that has room, so a
 micro-batch takes a known amount of memory and no token is spent on nothing.
 
+Where micro-batches are computed side by side (`lanes.py`), those of a step are in two halves.
+
 The place in the data is a handful of numbers, and a resumed run goes on with exactly the steps
 that would have come. Ranks deal the same step's micro-batches out among themselves.
 """
 
+import heapq
 import itertools
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +27,7 @@ from yearling.training.batch import PackedBatch, pack_rows
 __all__ = ["BatchSize", "StreamedBatches", "TokenBatches", "pack_step"]
 
 _ROWS_OF_HASH = 64
+_WORST_SHARE = 0.58  # of a step in one lane; beyond it both lanes together are no faster than none
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,14 @@ class BatchSize:
             alone in one.
         rows: Takes this many rows a step instead, whatever their length; None goes by tokens.
         max_row_tokens: Longest row there may be; None for any.
+        has_lanes: Whether micro-batches of half the tokens are computed two at a time.
     """
 
     tokens: int
     micro_batch_tokens: int
     rows: int | None = None
     max_row_tokens: int | None = None
+    has_lanes: bool = False
 
     def __post_init__(self) -> None:
         """Check that sizes are positive.
@@ -430,8 +436,46 @@ def _own_share(
     rows: Sequence[EncodedRow], size: BatchSize, rank: int, world: int
 ) -> list[PackedBatch]:
     """Pack a step and take one rank's micro-batches of it."""
+    if size.has_lanes:
+        return _side_by_side(rows, size.micro_batch_tokens)
     micro_batches = pack_step(rows, size.micro_batch_tokens, world)
     return [pack_rows(micro_batch) for micro_batch in micro_batches[rank::world]]
+
+
+def _side_by_side(rows: Sequence[EncodedRow], budget: int) -> list[PackedBatch]:
+    """Pack a step for two lanes; rows longer than half of the budget come first, each alone."""
+    alone = [row for row in rows if row.num_tokens > budget // 2]
+    halves = _halves([row for row in rows if row.num_tokens <= budget // 2])
+    first, second = (sum(map(_cost, half)) for half in halves)
+    packed = [pack_rows([row]) for row in alone]
+    if max(first, second) > _WORST_SHARE * (first + second):
+        return packed + [pack_rows(each) for each in pack_step([*halves[0], *halves[1]], budget)]
+    lanes = [
+        [pack_rows(each, lane) for each in pack_step(half, budget // 2)]
+        for lane, half in enumerate(halves)
+    ]
+    pairs = itertools.zip_longest(*lanes)
+    return packed + [batch for pair in pairs for batch in pair if batch is not None]
+
+
+def _cost(row: EncodedRow) -> float:
+    """Time in that of a token without a label; a label adds the head, a quarter in small models."""
+    return row.num_tokens + row.num_labels / 4
+
+
+def _halves(rows: Sequence[EncodedRow]) -> tuple[list[EncodedRow], list[EncodedRow]]:
+    """Split rows into two lists that take nearly as long.
+
+    Source: Karmarkar and Karp 1982, "The differencing method of set partitioning".
+    """
+    heap: list[tuple[float, int, list[EncodedRow], list[EncodedRow]]]
+    heap = [(-_cost(row), number, [row], []) for number, row in enumerate(rows)]
+    heapq.heapify(heap)
+    while len(heap) > 1:
+        more, number, left, right = heapq.heappop(heap)
+        less, _, other_left, other_right = heapq.heappop(heap)
+        heapq.heappush(heap, (more - less, number, left + other_right, right + other_left))
+    return (heap[0][2], heap[0][3]) if heap else ([], [])
 
 
 def _fingerprint(rows: Sequence[EncodedRow]) -> str:

@@ -17,6 +17,7 @@ from yearling.data.rows import RowId
 from yearling.training.batch import PackedBatch, pack_rows
 from yearling.training.batches import BatchSize, StreamedBatches, TokenBatches, pack_step
 from yearling.training.config import TrainConfig
+from yearling.training.lanes import has_lanes
 from yearling.training.method import Method, methods
 from yearling.training.ranks import Ranks
 
@@ -51,9 +52,14 @@ class RunData:
     report: Callable[[], dict[str, Any]]
 
 
-def batch_size(config: TrainConfig) -> BatchSize:
-    """Give the size of a step."""
-    return BatchSize(config.batch_tokens, config.micro_batch_tokens, config.batch_rows)
+def batch_size(config: TrainConfig, world: int) -> BatchSize:
+    """Give the size of a step over that many processes."""
+    return BatchSize(
+        config.batch_tokens,
+        config.micro_batch_tokens,
+        config.batch_rows,
+        has_lanes=has_lanes(config, world),
+    )
 
 
 def prepare_data(config: TrainConfig, renderer: Renderer, ranks: Ranks) -> RunData:
@@ -131,7 +137,7 @@ def _held(config: TrainConfig, rows: Sequence[EncodedRow], ranks: Ranks) -> Toke
         )
     return TokenBatches(
         rows,
-        batch_size(config),
+        batch_size(config, ranks.size),
         seed=config.seed,
         epochs=None if config.steps else config.epochs,
         rank=ranks.rank,
@@ -148,7 +154,11 @@ def _streamed(
             "  Set steps, or data.is_streaming=false to hold the rows in memory."
         )
     source = StreamedBatches(
-        open_rows, batch_size(config), seed=config.seed, rank=ranks.rank, world=ranks.size
+        open_rows,
+        batch_size(config, ranks.size),
+        seed=config.seed,
+        rank=ranks.rank,
+        world=ranks.size,
     )
     return source, config.steps
 

@@ -48,6 +48,8 @@ class Method(Generic[MethodConfig]):
         encode: Makes an example into token ids. Several rows may come out of one (a long
             document), or none.
         objective: Makes the loss.
+        switches_model: Whether the loss turns parts of the model on or off while it computes, so
+            that no two micro-batches can be computed at a time.
     """
 
     summary: str
@@ -56,6 +58,7 @@ class Method(Generic[MethodConfig]):
     kinds: Sequence[ExampleKind]
     encode: Callable[[RowId, Example, Renderer, MethodConfig], Sequence[EncodedRow]]
     objective: Callable[[MethodConfig, Start], Objective[PackedBatch]]
+    switches_model: bool = False
 
 
 methods: Registry[Method[Any]] = Registry("method", "yearling.training.methods", "yearling.methods")

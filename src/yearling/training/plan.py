@@ -31,6 +31,7 @@ from yearling.training.activations import Activations, measure_activations
 from yearling.training.adapters import AdapterKind, adapters
 from yearling.training.config import TrainConfig
 from yearling.training.context import extend_context
+from yearling.training.lanes import NUM_LANES, has_lanes, tokens_at_once
 from yearling.training.method import methods
 from yearling.training.optimizers import OptimizerKind, optimizers
 
@@ -74,7 +75,7 @@ class DataPlan:
         rows: Of one epoch that are trained on; None when they were not read.
         tokens: Of one epoch.
         labels: Tokens with loss among them.
-        longest: Tokens of the longest micro-batch.
+        longest: Most tokens that are computed at once.
         steps: Optimizer steps of the run; None when not known.
         note: Why something is not known.
     """
@@ -183,7 +184,7 @@ def plan_memory(
     Args:
         config: Of the run.
         spec: Its model.
-        longest: Tokens of the longest micro-batch, where the rows are known.
+        longest: Most tokens that are computed at once, where the rows are known.
 
     Raises:
         ConfigError: the adapter does not fit the model.
@@ -194,10 +195,11 @@ def plan_memory(
     found = measure_activations(decoder, tokens, sequence_tokens=row)
     trained = [value for value in decoder.parameters() if value.requires_grad]
     frozen = [value for value in decoder.parameters() if not value.requires_grad]
+    copies = 1 + NUM_LANES if has_lanes(config, world=1) else 1
     parts = [
         MemoryPart("process", _process_bytes(), "Python, torch and its libraries"),
         MemoryPart("weights", sum(map(_size, [*trained, *frozen, *decoder.buffers()]))),
-        MemoryPart("gradients", sum(map(_size, trained)), "of what is trained"),
+        MemoryPart("gradients", copies * sum(map(_size, trained)), "of what is trained"),
         MemoryPart("optimizer", _optimizer_bytes(config, trained), config.optimizer.name),
         *_copies(config, decoder, trained),
         MemoryPart("activations", _held(config, found), _activation_note(config, tokens)),
@@ -416,11 +418,12 @@ def _count(config: TrainConfig) -> DataPlan:
     rows = tokens = labels = longest = 0
     counted = min(data.num_steps, _COUNTED_STEPS)
     for _ in range(counted):
-        for batch in data.source.next_step():
+        step = data.source.next_step()
+        longest = max(longest, tokens_at_once(step))
+        for batch in step:
             rows += len(batch.row_ids)
             tokens += len(batch.tokens)
             labels += batch.num_labels
-            longest = max(longest, len(batch.tokens))
     scale = data.num_steps / max(1, counted)
     return DataPlan(
         data.report()["training"].get("kept", rows),

@@ -37,6 +37,7 @@ from yearling.training.config import TrainConfig
 from yearling.training.curve import draw_curve
 from yearling.training.dataset import RunData, prepare_data
 from yearling.training.hooks import Hooks, StepReport, ValidationReport
+from yearling.training.lanes import has_lanes, in_lanes
 from yearling.training.loop import Loop, LoopResult
 from yearling.training.loop_state import ModuleState
 from yearling.training.method import methods
@@ -188,8 +189,11 @@ class Trainer:
         with ExitStack() as stack:
             writers = stack.enter_context(self._writers(start))
             show = stack.enter_context(self._bar(run.data.num_steps, start))
+            objective = run.objective
+            if has_lanes(self.config, self._ranks.size):
+                objective = stack.enter_context(in_lanes(objective))
             loop = Loop(
-                run.objective,
+                objective,
                 run.data.source,
                 make_optimization(self.config),
                 loop_config(self.config, run.data.num_steps),

@@ -66,12 +66,13 @@ def test_two_in_five_rows_of_the_source_are_bad_in_three_ways() -> None:
         assert len(bad) / 3_000 == pytest.approx(0.4 / 3, abs=0.03)
 
 
-def test_forms_of_the_test_are_in_no_row_yet_each_of_their_parts_is() -> None:
+def test_forms_of_the_test_are_in_no_row_yet_each_pair_of_their_parts_is() -> None:
     unseen = set(FORMS) - set(SEEN_FORMS)
-    assert len(unseen) == 6
-    assert len(FORMS) == 18
-    for part in range(3):
-        assert {form[part] for form in unseen} <= {form[part] for form in SEEN_FORMS}
+    assert len(unseen) == 12
+    assert len(FORMS) == 48
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        shown = {(form[first], form[second]) for form in SEEN_FORMS}
+        assert {(form[first], form[second]) for form in unseen} <= shown
 
 
 def test_an_answer_is_the_opening_the_fact_and_the_closing() -> None:

@@ -47,7 +47,7 @@ __all__ = ["epochs", "spread_dropout", "system"]
 
 _SIZES_CURATED = (30, 100, 300, 1_000)
 _NUM_NOISY = 10_000
-_NUM_ALIKE = 4  # forms of the rows that are all alike
+_ALIKE = [form for form in SEEN_FORMS if not form.opening]
 
 _STEPS, _BATCH, _LR, _DECAY = 600, 16, 1e-3, 0.1
 _TOP_DROPOUT = 0.2  # the authors' for their smaller models
@@ -66,7 +66,7 @@ def _run(trial: Trial) -> Mapping[str, float]:
     if trial.is_ablated:
         return figures
     noisy = _tuned(trial, source_items(_NUM_NOISY, random), "10,000 as the source has them")
-    alike = curated(_SIZES_CURATED[-1], random, SEEN_FORMS[:_NUM_ALIKE])
+    alike = curated(_SIZES_CURATED[-1], random, _ALIKE)
     uniform = _tuned(trial, alike, "1,000 alike")
     right = {size: tuned.right for size, tuned in by_size.items()}
     trial.say("SmolLM2: tuned on forty rows, once for all seeds")

@@ -131,6 +131,7 @@ method = methods.register(
         kinds=("preference",),
         encode=_encode,
         objective=_objective,
+        switches_model=True,
     ),
     __name__,
 )
