@@ -23,6 +23,7 @@ using Array = nb::ndarray<const T, nb::ndim<Dims>, nb::c_contig, nb::device::cpu
 using Vector = Array<float, 1>;
 using Ints = Array<std::int32_t, 1>;
 using Longs = Array<std::uint64_t, 1>;
+using Words = Array<std::uint32_t, 2>;
 
 template <typename T>
 std::span<const T> span_of(const Array<T, 1>& array) {

@@ -23,6 +23,11 @@ void require_tokens(std::span<const std::int32_t> tokens, std::size_t vocabulary
   }
 }
 
+std::span<const std::uint32_t> mask_of(const Words& allowed, std::int32_t row) {
+  if (row < 0) return {};
+  return {allowed.data() + static_cast<std::size_t>(row) * allowed.shape(1), allowed.shape(1)};
+}
+
 struct SampledArrays {
   std::int32_t *tokens, *top_tokens;
   float *logprobs, *top_logprobs;
@@ -54,16 +59,20 @@ nb::object sample(Program& program, int buffer, const Ints& rows, const Vector& 
                   const Vector& repetition, const Vector& presence, const Vector& frequency,
                   const Longs& seeds, const Longs& output_indices, const Ints& history,
                   const Ints& history_offsets, const Ints& num_generated, const Ints& bias_tokens,
-                  const Vector& bias_values, const Ints& bias_offsets, const Ints& num_logprobs) {
+                  const Vector& bias_values, const Ints& bias_offsets, const Words& allowed,
+                  const Ints& allowed_rows, const Ints& num_logprobs) {
   const Buffer& logits = program.buffer(buffer);
   const std::size_t count = rows.shape(0), vocabulary = logits.columns;
   for (const std::size_t size :
        {temperature.shape(0), top_k.shape(0), top_p.shape(0), min_p.shape(0), repetition.shape(0),
         presence.shape(0), frequency.shape(0), seeds.shape(0), output_indices.shape(0),
         history_offsets.shape(0) - 1, num_generated.shape(0), bias_offsets.shape(0) - 1,
-        num_logprobs.shape(0)}) {
+        allowed_rows.shape(0), num_logprobs.shape(0)}) {
     require(size == count, "sample: every parameter needs one entry per row.");
   }
+  const std::size_t words = allowed.shape(1);
+  require(allowed.shape(0) == 0 || words == (vocabulary + 31) / 32,
+          "sample: a mask has a bit for every token.");
   require(bias_tokens.shape(0) == bias_values.shape(0), "sample: one value per biased token.");
   require_tokens(span_of(history), vocabulary);
   require_tokens(span_of(bias_tokens), vocabulary);
@@ -77,13 +86,16 @@ nb::object sample(Program& program, int buffer, const Ints& rows, const Vector& 
     require(rows.data()[i] >= 0 &&
                 static_cast<std::size_t>(rows.data()[i]) < program.limits().logit_rows,
             "sample: no such row of logits.");
+    const std::int32_t mask = allowed_rows.data()[i];
+    require(mask < 0 || static_cast<std::size_t>(mask) < allowed.shape(0),
+            "sample: no such mask.");
     choices.push_back({temperature.data()[i], top_p.data()[i], min_p.data()[i],
                        repetition.data()[i], presence.data()[i], frequency.data()[i],
                        static_cast<std::uint32_t>(top_k.data()[i]), seeds.data()[i],
                        output_indices.data()[i], past,
                        static_cast<std::size_t>(num_generated.data()[i]),
                        range(bias_tokens, bias_offsets, i), range(bias_values, bias_offsets, i),
-                       num_logprobs.data()[i]});
+                       mask_of(allowed, mask), num_logprobs.data()[i]});
   }
   const std::size_t alternatives = most_alternatives(num_logprobs, vocabulary);
   SampledArrays out(count, alternatives);
@@ -136,7 +148,7 @@ void bind_sampling(nb::class_<Program>& program) {
       .def("sample", &sample, "buffer"_a, "rows"_a, "temperature"_a, "top_k"_a, "top_p"_a,
            "min_p"_a, "repetition"_a, "presence"_a, "frequency"_a, "seeds"_a, "output_indices"_a,
            "history"_a, "history_offsets"_a, "num_generated"_a, "bias_tokens"_a, "bias_values"_a,
-           "bias_offsets"_a, "num_logprobs"_a)
+           "bias_offsets"_a, "allowed"_a, "allowed_rows"_a, "num_logprobs"_a)
       .def("score", &score, "buffer"_a, "rows"_a, "targets"_a, "num_logprobs"_a);
 }
 

@@ -36,6 +36,19 @@ void apply_penalties(std::span<float> logits, const Choice& choice, SamplingScra
   }
 }
 
+// Far below any logit, and finite, so that sums and maxima stay so.
+constexpr float kForbidden = -1e30f;
+
+void keep_allowed(std::span<float> logits, std::span<const std::uint32_t> allowed) {
+  for (std::size_t word = 0; word < allowed.size(); ++word) {
+    if (allowed[word] == ~0u) continue;
+    const std::size_t first = word * 32, end = std::min(first + 32, logits.size());
+    for (std::size_t id = first; id < end; ++id) {
+      if (!(allowed[word] >> (id - first) & 1u)) logits[id] = kForbidden;
+    }
+  }
+}
+
 double log_sum(const Kernels& kernels, std::span<const float> logits, float most,
                SamplingScratch& scratch) {
   scratch.weights.resize(logits.size());
@@ -176,6 +189,7 @@ Chosen choose_token(const Kernels& kernels, std::span<float> logits, const Choic
   for (std::size_t i = 0; i < choice.bias_tokens.size(); ++i) {
     logits[static_cast<std::size_t>(choice.bias_tokens[i])] += choice.bias_values[i];
   }
+  keep_allowed(logits, choice.allowed);
   if (!kernels.arg_max(logits.data(), logits.size(), &best)) return {-1, std::nanf("")};
   if (choice.temperature == 0.0f) return chosen(best);
   auto& weights = scratch.weights;

@@ -18,6 +18,8 @@ struct Choice {
   std::size_t num_generated;              // trailing entries of history that were generated
   std::span<const std::int32_t> bias_tokens;
   std::span<const float> bias_values;
+  // Bit i % 32 of word i / 32: whether token i may be chosen; empty allows all.
+  std::span<const std::uint32_t> allowed;
   int num_logprobs;  // alternatives to report; -1 reports no log-probability
 };
 

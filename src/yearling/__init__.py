@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from yearling.serving.llm import LLM
-    from yearling.serving.request import SamplingParams
+    from yearling.serving.request import Guide, SamplingParams
 
-__all__ = ["LLM", "SamplingParams", "__version__"]
+__all__ = ["LLM", "Guide", "SamplingParams", "__version__"]
 __version__ = "0.1.0"
 
-_HOMES = {"LLM": "yearling.serving.llm", "SamplingParams": "yearling.serving.request"}
+_HOMES = {
+    "LLM": "yearling.serving.llm",
+    "Guide": "yearling.serving.request",
+    "SamplingParams": "yearling.serving.request",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -27,7 +27,8 @@ LIMITS = Limits().for_requests()
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 COMPLETION = {"model": "m", "prompt": "Hi"}
 EMBEDDING = {"model": "m", "input": "Hi"}
-EXTRAS = {"top_k", "min_p", "repetition_penalty", "stop_token_ids"}
+GUIDES = {"guided_json", "guided_regex", "guided_choice", "guided_grammar"}
+EXTRAS = {"top_k", "min_p", "repetition_penalty", "stop_token_ids"} | GUIDES
 UNLIKELY: Any = {"a value": ["nobody", "sends"]}
 
 

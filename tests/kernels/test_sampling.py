@@ -29,6 +29,8 @@ def choose(core, logits, options, num_logprobs=-1):
     ints, floats = (lambda v: np.array(v, np.int32)), (lambda v: np.array(v, np.float32))
     histories = [list(o.history) for o in options]
     biases = [list(o.logit_bias.items()) for o in options]
+    masks = [o.allowed for o in options if o.allowed is not None]
+    is_masked = np.array([o.allowed is not None for o in options])
     return core.core.sample(
         buffer=load(core, logits),
         rows=ints(range(len(logits))),
@@ -47,6 +49,8 @@ def choose(core, logits, options, num_logprobs=-1):
         bias_tokens=ints([token for bias in biases for token, _ in bias]),
         bias_values=floats([value for bias in biases for _, value in bias]),
         bias_offsets=ints(np.cumsum([0, *map(len, biases)])),
+        allowed=np.array(masks, np.uint32).reshape(len(masks), -1),
+        allowed_rows=ints(np.cumsum(is_masked) * is_masked - 1),
         num_logprobs=ints([num_logprobs] * len(logits)),
     )
 
@@ -90,6 +94,41 @@ def test_sampling_equals_reference(rng, core, options):
         reference.sample(row.astype(np.float64), o) for row, o in zip(logits, rows, strict=True)
     ]
     assert tokens.tolist() == expected
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"temperature": 1.7}, {"top_p": 0.5}])
+def test_only_allowed_tokens_are_chosen(rng, core, options):
+    """Some rows have a mask and some none; the last word's spare bits stand for no token."""
+    logits = (rng.normal(size=(ROWS, VOCABULARY)) * 3).astype(np.float32)
+    rows, allowed = [], []
+    for row in range(ROWS):
+        ids = set(rng.choice(VOCABULARY, size=1 + row % 3 * 40, replace=False).tolist())
+        bits = np.isin(np.arange(-(-VOCABULARY // 32) * 32), list(ids))
+        mask = np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32)
+        is_free = row % 4 == 3
+        allowed.append(range(VOCABULARY) if is_free else ids)
+        mask_of_row = None if is_free else mask
+        rows.append(SamplingOptions(**options, seed=row, allowed=mask_of_row))
+    tokens, *_ = choose(core, logits, rows)
+    expected = [
+        reference.sample(row.astype(np.float64), o) for row, o in zip(logits, rows, strict=True)
+    ]
+    assert tokens.tolist() == expected
+    assert all(token in ids for token, ids in zip(tokens, allowed, strict=True))
+
+
+def test_masks_do_not_change_reported_log_probabilities(rng, core):
+    logits = rng.normal(size=(1, VOCABULARY)).astype(np.float32)
+    mask = np.zeros(-(-VOCABULARY // 32), np.uint32)
+    mask[3] = 1 << 4
+    plain, masked = (
+        choose(core, logits, [SamplingOptions(temperature=0, allowed=m)], num_logprobs=3)
+        for m in (None, mask)
+    )
+    assert masked[0][0] == 100
+    np.testing.assert_array_equal(plain[2], masked[2])
+    expected = reference.log_softmax(logits.astype(np.float64))[0, 100]
+    assert masked[1][0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_sampling_draws_from_the_distribution(core):

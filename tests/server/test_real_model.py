@@ -1,6 +1,7 @@
 """`yearling serve` with the embedded model, through the stock client."""
 
 import json
+import re
 import sys
 import threading
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 from tests.server.live import LiveServer, started
 
@@ -60,6 +62,63 @@ def test_stream_put_together_is_the_whole_answer(client: openai.OpenAI) -> None:
     chunks = client.chat.completions.create(**arguments, stream=True)
     pieces = [chunk.choices[0].delta.content or "" for chunk in chunks]
     assert "".join(pieces) == whole.choices[0].message.content
+
+
+class Capital(BaseModel):
+    """What the model is asked for."""
+
+    city: str
+    country: str
+
+
+def test_answer_is_the_object_that_the_client_asked_for(client: openai.OpenAI) -> None:
+    question = {"role": "user", "content": "What is the capital of France?"}
+    answer = client.chat.completions.parse(
+        model=MODEL, messages=[question], response_format=Capital, temperature=0, max_tokens=80
+    )
+    parsed = answer.choices[0].message.parsed
+    assert parsed is not None
+    assert (parsed.city, parsed.country) == ("Paris", "France")
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_streamed_object_put_together_is_the_whole_one(client: openai.OpenAI) -> None:
+    arguments = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "Describe a cat as JSON."}],
+        "response_format": {"type": "json_object"},
+        "max_tokens": 120,
+        "seed": 3,
+    }
+    whole = client.chat.completions.create(**arguments)
+    chunks = client.chat.completions.create(**arguments, stream=True)
+    pieces = [chunk.choices[0].delta.content or "" for chunk in chunks]
+    assert "".join(pieces) == whole.choices[0].message.content
+    if whole.choices[0].finish_reason == "stop":
+        assert isinstance(json.loads("".join(pieces)), dict)
+
+
+def test_guides_of_completions(client: openai.OpenAI) -> None:
+    def complete(**guide: object) -> str:
+        answer = client.completions.create(
+            model=MODEL, prompt="The year was", max_tokens=12, extra_body=guide
+        )
+        return answer.choices[0].text
+
+    assert re.fullmatch(" 1[0-9]{3}", complete(guided_regex=" 1[0-9]{3}"))
+    assert complete(guided_choice=[" wet", " dry"]) in (" wet", " dry")
+    assert complete(guided_grammar='start: " " ("a" | "b")+ "c"').strip("abc ") == ""
+
+
+def test_schema_that_cannot_be_kept_is_refused_by_name(client: openai.OpenAI) -> None:
+    schema = {"name": "x", "schema": {"type": "strange"}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(
+            model=MODEL,
+            messages=QUESTION,
+            response_format={"type": "json_schema", "json_schema": schema},
+        )
+    assert caught.value.param == "response_format.json_schema.schema"
 
 
 def test_answer_does_not_depend_on_company(client: openai.OpenAI) -> None:

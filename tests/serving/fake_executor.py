@@ -11,6 +11,8 @@ import zlib
 from array import array
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from yearling.serving.executor import (
     CacheShape,
     GroupBlocks,
@@ -149,6 +151,10 @@ class FakeExecutor:
             return SequenceOutput(scores=scores)
         key = values if part.sample.temperature == 0 else [*values, part.sample.seed % 2**31]
         token = next_token(key, self.vocabulary)
+        if part.sample.allowed is not None:
+            bits = np.unpackbits(part.sample.allowed.view(np.uint8), bitorder="little")
+            ids = np.flatnonzero(bits)
+            token = int(ids[token % len(ids)])
         return SequenceOutput(sample=SampleOutput(token, score(values, token)), scores=scores)
 
 

@@ -193,6 +193,8 @@ class Program:
         bias_tokens: _Ints,
         bias_values: _Floats,
         bias_offsets: _Ints,
+        allowed: NDArray[np.uint32],
+        allowed_rows: _Ints,
         num_logprobs: _Ints,
     ) -> tuple[_Ints, _Floats, _Ints, _Floats]: ...
     def score(

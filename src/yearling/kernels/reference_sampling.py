@@ -30,6 +30,7 @@ class SamplingOptions:
     history: Sequence[int] = ()
     num_generated: int = 0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
+    allowed: NDArray[np.uint32] | None = None
 
 
 def uniform(seed: int, index: int) -> float:
@@ -59,7 +60,7 @@ def log_softmax(logits: Floats) -> Floats:
 
 
 def penalised(logits: Floats, options: SamplingOptions) -> Floats:
-    """Logits (V,) after repetition, presence and frequency penalties and bias."""
+    """Logits (V,) after repetition, presence and frequency penalties, bias and mask."""
     changed = logits.copy()
     for token in set(options.history):
         factor = options.repetition_penalty
@@ -70,6 +71,9 @@ def penalised(logits: Floats, options: SamplingOptions) -> Floats:
         changed[token] -= options.frequency_penalty * generated.count(token)
     for token, bias in options.logit_bias.items():
         changed[token] += bias
+    if options.allowed is not None:
+        bits = np.unpackbits(options.allowed.astype("<u4").view(np.uint8), bitorder="little")
+        changed[bits[: len(changed)] == 0] = -np.inf
     return changed
 
 

@@ -14,12 +14,14 @@ from yearling.core.errors import EngineError, RequestError
 from yearling.serving.admission import AdmissionLimits
 from yearling.serving.block_pool import root_key
 from yearling.serving.cache import Cache, new_group
-from yearling.serving.detokenizer import Detokenizer, Pieces, TokenText
+from yearling.serving.detokenizer import Detokenizer, Pieces
 from yearling.serving.executor import Executor, SequenceOutput
 from yearling.serving.generation import Generation
+from yearling.serving.guided import Guided, Guides, GuideTokenizer
 from yearling.serving.request import (
     EngineRequest,
     GenerationRequest,
+    Guide,
     OutputEvent,
     SamplingParams,
 )
@@ -31,7 +33,7 @@ __all__ = ["Engine", "EngineConfig", "EngineStats", "EngineTokenizer"]
 _log = logging.getLogger(__name__)
 
 
-class EngineTokenizer(TokenText, Protocol):
+class EngineTokenizer(GuideTokenizer, Protocol):
     """What an engine needs of a tokenizer."""
 
     @property
@@ -144,6 +146,9 @@ class Engine:
         self._tokenizer = tokenizer
         self._pieces = None if tokenizer is None else Pieces(tokenizer)
         self._eos_token_ids = frozenset(eos_token_ids)
+        self._guides = None
+        if tokenizer is not None and vocabulary is not None:
+            self._guides = Guides(tokenizer, vocabulary, self._eos_token_ids)
         self._config = config
         limits = StepLimits(
             max_step_tokens, executor.max_logit_rows, max_sequences, executor.needs_whole_prompt
@@ -280,6 +285,7 @@ class Engine:
             stop_ids=stop_ids,
             is_prompt_only=request.is_prompt_only,
             detokenizer=None if self._pieces is None else Detokenizer(self._pieces, sampling.stop),
+            guided=None if sampling.guide is None else self._begin_guided(sampling.guide),
         )
 
     def _stop_tokens(self, sampling: SamplingParams) -> list[int]:
@@ -293,6 +299,13 @@ class Engine:
             return []
         special_tokens = self._tokenizer.special_tokens
         return [special_tokens[text] for text in sampling.stop if text in special_tokens]
+
+    def _begin_guided(self, guide: Guide) -> Guided:
+        if self._guides is None:
+            raise RequestError(
+                f"{guide.field} needs a tokenizer, and this model has none.", parameter=guide.field
+            )
+        return self._guides.begin(guide)
 
     def _new_sequence(self, request: GenerationRequest) -> TokenSequence:
         root = root_key(

@@ -2,7 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = [
     "CacheShape",
@@ -26,6 +30,7 @@ class SampleInput:
         num_generated: Trailing entries of `history` that were generated.
         logit_bias: (token id, bias) pairs.
         num_logprobs: Alternatives to report; None reports no log-probability at all.
+        allowed: Tokens that may be chosen, as `Guided.allowed` gives them; None allows all.
     """
 
     temperature: float
@@ -41,6 +46,7 @@ class SampleInput:
     num_generated: int = 0
     logit_bias: Sequence[tuple[int, float]] = ()
     num_logprobs: int | None = None
+    allowed: "NDArray[np.uint32] | None" = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 from yearling.serving.detokenizer import Detokenizer
+from yearling.serving.guided import Guided
 from yearling.serving.executor import SampleInput, SampleOutput, SequenceInput, SequenceOutput
 from yearling.serving.request import (
     FinishReason,
@@ -31,6 +32,7 @@ class Generation:
         stop_ids: Token ids that end the answer.
         is_prompt_only: Whether to end once the prompt is scored.
         detokenizer: Text of the answer, or None without a tokenizer.
+        guided: Where the answer stands in its guide, or None without one.
     """
 
     sequence: TokenSequence
@@ -40,6 +42,7 @@ class Generation:
     stop_ids: Container[int]
     is_prompt_only: bool
     detokenizer: Detokenizer | None
+    guided: Guided | None = None
     _scores: list[TokenLogprob | None] = field(default_factory=lambda: [None])
     _bias: tuple[tuple[int, float], ...] = ()
     _has_penalty: bool = False
@@ -123,6 +126,10 @@ class Generation:
     def _take_token(self, sample: SampleOutput) -> OutputEvent:
         token, sequence = sample.token, self.sequence
         sequence.tokens.append(token)
+        if self.guided is not None:
+            self.guided.take(token)
+            if self.guided.problem is not None:
+                return self.end("error", error=f"the guide: {self.guided.problem}")
         text = "" if self.detokenizer is None else self.detokenizer.push(token)
         reason = self._finish_reason(token)
         if reason is not None and self.detokenizer is not None:
@@ -139,6 +146,8 @@ class Generation:
         if token in self.stop_ids:
             return "stop"
         if self.detokenizer is not None and self.detokenizer.is_stopped:
+            return "stop"
+        if self.guided is not None and self.guided.is_finished:
             return "stop"
         if self.sequence.num_generated >= self.max_new_tokens:
             return "length"
@@ -160,4 +169,5 @@ class Generation:
             sequence.num_generated if self._has_penalty else 0,
             self._bias,
             sampling.logprobs,
+            None if self.guided is None else self.guided.allowed,
         )

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
     "EmbeddingRequest",
     "EngineRequest",
     "FinishReason",
+    "Guide",
     "GenerationRequest",
     "OutputEvent",
     "PromptScore",
@@ -23,10 +24,39 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 _StopString = Annotated[str, Field(min_length=1, max_length=256)]
 
 
+class Guide(BaseModel):
+    """What an answer must be, from its first to its last character; one of four ways to say it.
+
+    >>> Guide(choice=("yes", "no")).choice
+    ('yes', 'no')
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    json_schema: Mapping[str, Any] | None = Field(
+        default=None, description="JSON that a schema describes; `{}` is any JSON."
+    )
+    regex: str | None = Field(default=None, description="A text that the expression matches whole.")
+    choice: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="One of these texts."
+    )
+    grammar: str | None = Field(
+        default=None, description="A text of a context-free grammar, in Lark's notation."
+    )
+    field: str = Field(default="guide", description="What an error calls it.")
+
+    @model_validator(mode="after")
+    def _has_one_way(self) -> "Guide":
+        ways = (self.json_schema, self.regex, self.choice, self.grammar)
+        if sum(way is not None for way in ways) != 1:
+            raise ValueError("give one of json_schema, regex, choice and grammar")
+        return self
+
+
 class SamplingParams(BaseModel):
     """How to choose tokens, and when to stop.
 
-    The order is fixed: penalties and bias on the logits, temperature, top-k, top-p, min-p,
+    The order is fixed: penalties and bias on the logits, the guide, temperature, top-k, top-p, min-p,
     then one draw by a counter-based generator keyed by (seed, output index), so that a
     request's tokens never depend on its neighbours.
 
@@ -73,6 +103,9 @@ class SamplingParams(BaseModel):
     )
     prompt_logprobs: int | None = Field(
         default=None, ge=0, le=20, description="The same for the tokens of the prompt."
+    )
+    guide: Guide | None = Field(
+        default=None, description="What the answer must be: JSON of a schema, one of some texts."
     )
 
     def stopping_at(self, texts: Sequence[str]) -> "SamplingParams":

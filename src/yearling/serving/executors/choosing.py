@@ -93,6 +93,7 @@ def _chosen(logits: Floats, wanted: SampleInput) -> SampleOutput:
         history=wanted.history,
         num_generated=wanted.num_generated,
         logit_bias=dict(wanted.logit_bias),
+        allowed=wanted.allowed,
     )
     token = sample(logits, options)
     if wanted.num_logprobs is None:

@@ -15,6 +15,7 @@ from yearling.core.messages import Message, parse_messages
 from yearling.serving.request import FinishReason, SamplingParams, Usage
 from yearling.wire.limits import RequestLimits
 from yearling.wire.openai.fields import REFUSED_CHAT_FIELDS, read_fields
+from yearling.wire.openai.guides import ResponseFormat, guide_of
 from yearling.wire.openai.generation import (
     AnswerHead,
     GenerationBody,
@@ -52,6 +53,9 @@ class ChatBody(GenerationBody):
     )
     prompt_cache_key: str | None = Field(
         default=None, max_length=256, description="Prompts share cached blocks under equal keys."
+    )
+    response_format: ResponseFormat | None = Field(
+        default=None, description="Text, any JSON object, or JSON of a schema."
     )
     safety_identifier: str | None = Field(
         default=None, max_length=256, description="Names the end user in the server's log."
@@ -131,7 +135,8 @@ def _sampling(fields: ChatBody, limits: RequestLimits) -> SamplingParams:
                 parameter="max_tokens",
             )
     logprobs = (fields.top_logprobs or 0) if fields.logprobs else None
-    return sampling_params(fields, limits, max_tokens=longest, logprobs=logprobs)
+    guide = guide_of(fields, fields.response_format)
+    return sampling_params(fields, limits, max_tokens=longest, logprobs=logprobs, guide=guide)
 
 
 def chat_completion(

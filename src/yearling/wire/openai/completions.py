@@ -14,6 +14,7 @@ from yearling.core.errors import RequestError, UnsupportedError
 from yearling.serving.request import FinishReason, SamplingParams, Usage
 from yearling.wire.limits import RequestLimits
 from yearling.wire.openai.fields import REFUSED_COMPLETION_FIELDS, read_fields
+from yearling.wire.openai.guides import guide_of
 from yearling.wire.openai.generation import (
     AnswerHead,
     GenerationBody,
@@ -124,6 +125,7 @@ def _sampling(
         max_tokens=None if is_prompt_only else longest,
         logprobs=fields.logprobs,
         prompt_logprobs=fields.logprobs if is_echoed else None,
+        guide=None if is_prompt_only else guide_of(fields),
     )
 
 

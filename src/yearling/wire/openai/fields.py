@@ -51,9 +51,6 @@ REFUSED_CHAT_FIELDS: Mapping[str, RefusedField] = {
     ),
     "prompt_cache_retention": RefusedField("cached prefixes live in memory only", ("in_memory",)),
     "reasoning_effort": RefusedField("no model here reasons before it answers", ("none",)),
-    "response_format": RefusedField(
-        "guided output is not part of this version", ({"type": "text"},)
-    ),
     "service_tier": RefusedField("there is one tier", ("auto", "default")),
     "store": RefusedField(_NO_STORE, (False,)),
     "tool_choice": RefusedField(_NO_TOOLS, ("none", "auto")),

@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from yearling.core.errors import RequestError, UnsupportedError
-from yearling.serving.request import FinishReason, SamplingParams, Usage
+from yearling.serving.request import FinishReason, Guide, SamplingParams, Usage
 from yearling.wire.limits import RequestLimits
 from yearling.wire.openai.fields import validated
+from yearling.wire.openai.guides import GuidedFields
 
 __all__ = [
     "AnswerHead",
@@ -35,7 +36,7 @@ class StreamOptions(BaseModel):
     )
 
 
-class GenerationBody(BaseModel):
+class GenerationBody(GuidedFields):
     """Fields of both generating endpoints, as a client sends them; ranges are checked later."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -83,7 +84,7 @@ _SAME_NAME = (
 
 
 def sampling_params(
-    body: GenerationBody, limits: RequestLimits, **more: int | None
+    body: GenerationBody, limits: RequestLimits, **more: int | Guide | None
 ) -> SamplingParams:
     """Turn wire fields into sampling parameters; `more` overrides or adds some by name.
 

@@ -1,0 +1,168 @@
+"""Guided output: at every step, which tokens keep an answer within a schema or a grammar.
+
+A guide is compiled by llguidance, which walks the tokenizer's trie beside an Earley parser and a
+lexer of regular-expression derivatives; it knows the bytes of tokens, so that an answer may be cut
+anywhere, in the middle of a character too. What it allows is a bit for each token; the sampler
+never sees the others. JSON is written as Python's `json.dumps` writes it, with one space behind
+each comma and colon: free white space lets a small model write nothing else for ever.
+
+Source: Geng et al. 2025, arXiv:2501.10868, on the grammars; Willard and Louf 2023,
+arXiv:2307.09702, on guiding by masks.
+
+Legend: V vocabulary.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from yearling.core.errors import RequestError, UnsupportedError
+from yearling.serving.detokenizer import TokenText
+from yearling.serving.request import Guide
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+__all__ = ["Guided", "GuideTokenizer", "Guides"]
+
+_WORD_BITS = 32
+_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
+
+class GuideTokenizer(TokenText, Protocol):
+    """What guiding needs of a tokenizer."""
+
+    def encode(self, text: str, /) -> list[int]:
+        """Token ids of a text."""
+        ...
+
+
+class Guides:
+    """Begins guided answers over one tokenizer."""
+
+    def __init__(
+        self, tokenizer: GuideTokenizer, vocabulary: int, end_token_ids: Iterable[int]
+    ) -> None:
+        """Take what is needed; the trie of all tokens is built for the first guide.
+
+        Args:
+            tokenizer: Of the model.
+            vocabulary: Token ids run from 0 to here.
+            end_token_ids: Ids that end an answer, allowed where the guide is fulfilled.
+        """
+        self._tokenizer = tokenizer
+        self._vocabulary = vocabulary
+        self._end_token_ids = sorted(end_token_ids)
+        self._trie: LLTokenizer | None = None
+
+    def begin(self, guide: Guide) -> "Guided":
+        """Compile a guide for a new answer.
+
+        Raises:
+            RequestError: it is malformed, of a kind that is not supported, or too large.
+        """
+        from llguidance import LLMatcher
+
+        if self._trie is None:
+            self._trie = self._build_trie()
+        try:
+            matcher = LLMatcher(self._trie, _grammar(guide), log_level=0)
+        except ValueError as error:
+            raise _refused(guide, str(error)) from None
+        guided = Guided(matcher, self._vocabulary)
+        if guided.problem is not None:
+            raise _refused(guide, guided.problem)
+        return guided
+
+    def _build_trie(self) -> "LLTokenizer":
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        ids = [i for i in self._end_token_ids if i < self._vocabulary]
+        if not ids:
+            raise UnsupportedError(
+                "this model has no token that ends an answer, so none can be guided to its end."
+            )
+        words = _Words(self._tokenizer, self._vocabulary, ids[0])
+        return LLTokenizer(TokenizerWrapper(words), n_vocab=self._vocabulary, eos_token=ids)
+
+
+class Guided:
+    """One answer under a guide.
+
+    Attributes:
+        allowed: Which tokens may come next: bit i % 32 of word i // 32 stands for id i, (V / 32,).
+        problem: Why the answer cannot go on: a guide that became too complex; None while it can.
+    """
+
+    def __init__(self, matcher: "LLMatcher", vocabulary: int) -> None:
+        self.allowed = np.zeros(-(-vocabulary // _WORD_BITS), np.uint32)
+        self.problem: str | None = None
+        self._matcher = matcher
+        self._look_ahead()
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing can follow but the end."""
+        return self._matcher.is_stopped()
+
+    def take(self, token: int) -> None:
+        """Go on by a token that was allowed, and find what may follow it."""
+        if not self._matcher.consume_token(token):
+            self.problem = self._matcher.get_error() or f"it refuses token {token}"
+        elif not self.is_finished:
+            self._look_ahead()
+
+    def _look_ahead(self) -> None:
+        if not self._matcher.is_error():
+            self._matcher.unsafe_compute_mask_ptr(self.allowed.ctypes.data, self.allowed.nbytes)
+        if self._matcher.is_error():
+            self.problem = self._matcher.get_error()
+        elif not self.allowed.any():
+            self.problem = "no token can follow"
+
+
+class _Words:
+    """A tokenizer as llguidance's wrapper takes it."""
+
+    def __init__(self, tokenizer: GuideTokenizer, vocabulary: int, end_token: int) -> None:
+        self.eos_token_id = end_token
+        self.bos_token_id = None
+        self.tokens: list[bytes] = []
+        self.special_token_ids: list[int] = []
+        self._tokenizer = tokenizer
+        for token in range(vocabulary):
+            try:
+                self.tokens.append(tokenizer.token_bytes(token))
+                is_special = tokenizer.is_special(token)
+            except (IndexError, KeyError, RequestError):  # rows of padding have no token
+                self.tokens.append(b"")
+                is_special = True
+            if is_special:
+                self.special_token_ids.append(token)
+
+    def __call__(self, text: str) -> list[int]:
+        if isinstance(text, bytes):
+            raise TypeError("texts are strings.")  # how the wrapper asks whether bytes will do
+        return self._tokenizer.encode(text)
+
+
+def _grammar(guide: Guide) -> str:
+    """A guide in llguidance's own form."""
+    from llguidance import LLMatcher
+
+    if guide.json_schema is not None:
+        schema = json.dumps(guide.json_schema)
+        return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_STYLE)  # type: ignore[arg-type]
+    if guide.regex is not None:
+        return LLMatcher.grammar_from_regex(guide.regex)
+    if guide.choice is not None:
+        choices = " | ".join(json.dumps(text) for text in guide.choice)
+        return LLMatcher.grammar_from_lark(f"start: {choices}")
+    assert guide.grammar is not None, "a guide has one of its four fields"
+    return LLMatcher.grammar_from_lark(guide.grammar)
+
+
+def _refused(guide: Guide, reason: str) -> RequestError:
+    return RequestError(f"{guide.field} is no guide: {reason.strip()[:500]}", parameter=guide.field)

@@ -1,0 +1,126 @@
+"""What a request says its answer must be: OpenAI's `response_format`, and vLLM's `guided_…`.
+
+Source: https://platform.openai.com/docs/guides/structured-outputs; vLLM's documentation of its
+additional parameters of structured outputs.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from yearling.core.errors import RequestError
+from yearling.serving.request import Guide
+
+__all__ = ["GuidedFields", "ResponseFormat", "guide_of"]
+
+_ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+
+
+class JsonSchema(BaseModel):
+    """A schema with its name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    name: str = Field(min_length=1, max_length=64, description="Of what is described.")
+    description: str | None = Field(default=None, description="What it is for; models see none.")
+    schema_: dict[str, Any] | None = Field(
+        default=None, alias="schema", description="JSON Schema; none allows any object."
+    )
+    strict: bool | None = Field(
+        default=None, description="Answers hold to the schema whatever this says."
+    )
+
+
+class ResponseFormat(BaseModel):
+    """OpenAI's way to ask for JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    type: Literal["text", "json_object", "json_schema"] = Field(description="Of the answer.")
+    json_schema: JsonSchema | None = Field(default=None, description="With json_schema only.")
+
+
+class GuidedFields(BaseModel):
+    """vLLM's fields, of both generating endpoints."""
+
+    guided_json: dict[str, Any] | str | None = Field(
+        default=None, description="JSON Schema that the answer holds to, or its text."
+    )
+    guided_regex: str | None = Field(
+        default=None, description="Expression that the whole answer matches."
+    )
+    guided_choice: list[str] | None = Field(
+        default=None, min_length=1, description="Texts, one of which is the answer."
+    )
+    guided_grammar: str | None = Field(
+        default=None, description="Lark grammar that the answer follows."
+    )
+
+
+def guide_of(fields: GuidedFields, response_format: ResponseFormat | None = None) -> Guide | None:
+    """Give what the answer must be; None lets it be anything.
+
+    Raises:
+        RequestError: fields contradict each other, or say too little.
+    """
+    guides = [*_guided(fields), *_formatted(response_format)]
+    if len(guides) > 1:
+        first, second, *_ = guides
+        raise RequestError(
+            f"{second.field} and {first.field} both say what the answer must be: send one.",
+            parameter=second.field,
+        )
+    return guides[0] if guides else None
+
+
+def _guided(fields: GuidedFields) -> list[Guide]:
+    found = []
+    if fields.guided_json is not None:
+        schema = _schema(fields.guided_json)
+        found.append(Guide(json_schema=schema, field="guided_json"))
+    if fields.guided_regex is not None:
+        found.append(Guide(regex=fields.guided_regex, field="guided_regex"))
+    if fields.guided_choice is not None:
+        found.append(Guide(choice=tuple(fields.guided_choice), field="guided_choice"))
+    if fields.guided_grammar is not None:
+        found.append(Guide(grammar=fields.guided_grammar, field="guided_grammar"))
+    return found
+
+
+def _formatted(wanted: ResponseFormat | None) -> list[Guide]:
+    if wanted is None or wanted.type == "text":
+        _refuse_schema(wanted)
+        return []
+    if wanted.type == "json_object":
+        _refuse_schema(wanted)
+        return [Guide(json_schema=_ANY_OBJECT, field="response_format")]
+    if wanted.json_schema is None:
+        raise RequestError(
+            "response_format.json_schema is required where the type is json_schema.",
+            parameter="response_format.json_schema",
+        )
+    schema = wanted.json_schema.schema_
+    name = "response_format.json_schema.schema"
+    return [Guide(json_schema=_ANY_OBJECT if schema is None else schema, field=name)]
+
+
+def _refuse_schema(wanted: ResponseFormat | None) -> None:
+    if wanted is not None and wanted.json_schema is not None:
+        raise RequestError(
+            f"response_format.json_schema is set, but the type is {wanted.type}, not json_schema.",
+            parameter="response_format.json_schema",
+        )
+
+
+def _schema(given: Mapping[str, Any] | str) -> Mapping[str, Any]:
+    if not isinstance(given, str):
+        return given
+    try:
+        schema = json.loads(given)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"guided_json is no JSON: {error}.", parameter="guided_json") from None
+    if not isinstance(schema, dict):
+        raise RequestError("guided_json is no JSON object.", parameter="guided_json")
+    return schema

@@ -1,0 +1,167 @@
+"""Guides: whatever a model would rather say, the answer is what was asked for, to its end."""
+
+import json
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from driving import drive, make_engine, make_request
+from fake_executor import FakeExecutor
+from fake_tokenizer import ByteTokenizer
+from pydantic import ValidationError
+
+from yearling.core.errors import RequestError, UnsupportedError
+from yearling.serving.engine import Engine
+from yearling.serving.guided import Guided, Guides
+from yearling.serving.llm import LLM
+from yearling.serving.request import Guide, SamplingParams
+
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "age": {"type": "integer", "minimum": 0, "maximum": 150},
+        "is_here": {"type": "boolean"},
+    },
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+END = ByteTokenizer.eos_id
+
+
+@pytest.fixture(scope="module")
+def guides() -> Guides:
+    return Guides(ByteTokenizer(), ByteTokenizer.vocabulary_size, [END])
+
+
+def ids(guided: Guided) -> list[int]:
+    bits = np.unpackbits(guided.allowed.view(np.uint8), bitorder="little")
+    return np.flatnonzero(bits).tolist()
+
+
+def wander(guided: Guided, seed: int) -> str:
+    """Any answer that the guide allows, byte by byte, ended as soon as it may be."""
+    dice, found = random.Random(seed), bytearray()
+    while not guided.is_finished:
+        choices = ids(guided)
+        token = END if END in choices else dice.choice(choices)
+        guided.take(token)
+        assert guided.problem is None
+        if token == END:
+            break
+        found.append(token)
+        assert len(found) < 10_000
+    return found.decode()
+
+
+def test_any_way_through_a_schema_is_an_instance_of_it(guides: Guides) -> None:
+    shown = set()
+    for seed in range(60):
+        person = json.loads(wander(guides.begin(Guide(json_schema=PERSON)), seed))
+        assert {"name", "age"} <= set(person) <= {"name", "age", "is_here"}
+        assert isinstance(person["name"], str)
+        assert len(person["name"]) <= 8
+        assert type(person["age"]) is int
+        assert 0 <= person["age"] <= 150
+        assert type(person.get("is_here", True)) is bool
+        shown.add(len(person))
+    assert shown == {2, 3}
+
+
+@pytest.mark.parametrize(
+    ("guide", "pattern"),
+    [
+        (Guide(regex=r"[0-9]{4}-(0[1-9]|1[0-2])"), r"[0-9]{4}-(0[1-9]|1[0-2])"),
+        (Guide(choice=('say "no"', "ja\n", "否")), 'say "no"|ja\n|否'),
+        (Guide(grammar='start: "a" inner "a"\ninner: "b" | "c" inner'), r"ac*ba"),
+        (Guide(json_schema={"enum": [1, "x", None]}), r'1|"x"|null'),
+    ],
+)
+def test_every_kind_of_guide_is_kept(guides: Guides, guide: Guide, pattern: str) -> None:
+    for seed in range(30):
+        assert re.fullmatch(pattern, wander(guides.begin(guide), seed))
+
+
+def test_json_has_no_room_for_endless_white_space(guides: Guides) -> None:
+    guided = guides.begin(Guide(json_schema={"type": "array", "items": {"const": 1}, "minItems": 3}))
+    assert wander(guided, 0) == "[1, 1, 1]"
+    assert ord(" ") not in ids(guides.begin(Guide(json_schema={})))
+
+
+@pytest.mark.parametrize(
+    ("guide", "message"),
+    [
+        (Guide(json_schema={"type": "strange"}, field="response_format"), "strange"),
+        (Guide(regex="(unclosed"), "unclosed"),
+        (Guide(grammar="start: nowhere"), "nowhere"),
+        (Guide(json_schema={"type": "string", "format": "unheard-of"}), "unheard-of"),
+        (Guide(json_schema={"not": {"type": "object"}}), "not"),
+    ],
+)
+def test_guides_that_cannot_be_kept_are_refused_by_name(
+    guides: Guides, guide: Guide, message: str
+) -> None:
+    with pytest.raises(RequestError, match=f"{guide.field} is no guide") as caught:
+        guides.begin(guide)
+    assert message in str(caught.value)
+    assert caught.value.parameter == guide.field
+
+
+@pytest.mark.parametrize("fields", [{}, {"regex": "a", "choice": ("a",)}, {"choice": ()}])
+def test_a_guide_says_one_thing(fields: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Guide.model_validate(fields)
+
+
+def test_a_model_that_never_ends_an_answer_cannot_be_guided() -> None:
+    with pytest.raises(UnsupportedError, match="no token that ends an answer"):
+        Guides(ByteTokenizer(), 258, []).begin(Guide(regex="a"))
+
+
+def test_guided_and_free_answers_share_steps_and_keep_to_themselves() -> None:
+    """The fake model says what it says; beside a guided answer a free one is what it was."""
+    free = make_request([1, 2, 3], max_tokens=12)
+    (alone,) = drive(make_engine(FakeExecutor()), free)
+    guided = make_request([1, 2, 3], max_tokens=50, guide=Guide(regex="[a-f]{7}"))
+    (beside, answer) = drive(make_engine(FakeExecutor()), free, guided)
+    assert beside.tokens == alone.tokens
+    assert re.fullmatch("[a-f]{7}", bytes(answer.tokens).decode())
+    assert answer.final.finish_reason == "stop"
+
+
+def test_a_guide_without_a_tokenizer_is_refused() -> None:
+    executor = FakeExecutor()
+    engine = Engine(executor, None, context=4096, eos_token_ids=(END,), vocabulary=258)
+    with pytest.raises(RequestError, match="guide needs a tokenizer"):
+        engine.add(make_request([1], guide=Guide(regex="a")))
+
+
+@pytest.fixture(scope="module")
+def smollm2(smollm2_path: Path) -> Iterator[LLM]:
+    with LLM(smollm2_path, context=1024) as llm:
+        yield llm
+
+
+def test_a_real_model_answers_in_the_schema_and_what_it_knows_still_shows(smollm2: LLM) -> None:
+    question = [{"role": "user", "content": "Which city is the capital of France?"}]
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    guide = Guide(json_schema={**schema, "additionalProperties": False})
+    params = SamplingParams(temperature=0, max_tokens=60)
+    answer = smollm2.chat(question, params.model_copy(update={"guide": guide}))
+    assert "Paris" in json.loads(answer.text)["city"]
+    assert answer.finish_reason == "stop"
+    with pytest.raises(ValueError, match="Expecting value"):
+        json.loads(smollm2.chat(question, params).text)
+
+
+def test_a_real_model_chooses_among_texts(smollm2: LLM) -> None:
+    question = [{"role": "user", "content": "Is snow hot or cold? Answer in one word."}]
+    guide = Guide(choice=("hot", "cold"))
+    params = SamplingParams(temperature=1.5, max_tokens=8, guide=guide)
+    texts = {
+        smollm2.chat(question, params.model_copy(update={"seed": seed})).text for seed in range(12)
+    }
+    assert texts <= {"hot", "cold"}
