@@ -152,7 +152,8 @@ class FakeExecutor:
         key = values if part.sample.temperature == 0 else [*values, part.sample.seed % 2**31]
         token = next_token(key, self.vocabulary)
         if part.sample.allowed is not None:
-            bits = np.unpackbits(part.sample.allowed.view(np.uint8), bitorder="little")
+            words = np.frombuffer(part.sample.allowed, np.uint8)
+            bits = np.unpackbits(words, bitorder="little")
             ids = np.flatnonzero(bits)
             token = int(ids[token % len(ids)])
         return SequenceOutput(sample=SampleOutput(token, score(values, token)), scores=scores)

@@ -38,7 +38,7 @@ def guides() -> Guides:
 
 
 def ids(guided: Guided) -> list[int]:
-    bits = np.unpackbits(guided.allowed.view(np.uint8), bitorder="little")
+    bits = np.unpackbits(np.frombuffer(guided.allowed, np.uint8), bitorder="little")
     return np.flatnonzero(bits).tolist()
 
 
@@ -86,7 +86,9 @@ def test_every_kind_of_guide_is_kept(guides: Guides, guide: Guide, pattern: str)
 
 
 def test_json_has_no_room_for_endless_white_space(guides: Guides) -> None:
-    guided = guides.begin(Guide(json_schema={"type": "array", "items": {"const": 1}, "minItems": 3}))
+    guided = guides.begin(
+        Guide(json_schema={"type": "array", "items": {"const": 1}, "minItems": 3})
+    )
     assert wander(guided, 0) == "[1, 1, 1]"
     assert ord(" ") not in ids(guides.begin(Guide(json_schema={})))
 

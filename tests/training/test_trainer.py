@@ -240,7 +240,10 @@ def test_whole_model_of_a_longer_context_says_its_positions(
     assert not (model / CONTEXT_FILE).exists()
 
 
-@pytest.mark.parametrize("options", [(), ("adapter={name: lora, dropout: 0.1}", "ema=0.9")])
+@pytest.mark.parametrize(
+    "options",
+    [(), ("adapter={name: lora, dropout: 0.1}", "ema=0.9"), ("adapter=lora", "threads=2")],
+)
 def test_stopped_and_resumed_run_equals_one_that_never_stopped(
     base: Path, rows: Path, tmp_path: Path, options: tuple[str, ...], monkeypatch: Any
 ) -> None:

@@ -32,9 +32,9 @@ def keep_freed_memory() -> None:
     glibc gives the end of its heap back to the kernel whenever enough of it is free, as it is
     behind every backward pass, and the next forward pass then has to wait for each page to be
     cleared: a tenth of the time of a training step. Threads have heaps of their own, and what one
-    frees no other takes, unless there is one heap alone. What is kept lies in pieces: the process holds
-    as much as by glibc's own rules, up to twice what is in use (250 MB of 123 for LoRA on four
-    layers of width 384). Does nothing where the C library has no such setting.
+    frees no other takes; from here on all share one. What is kept lies in pieces: the process
+    holds as much as by glibc's own rules, up to twice what is in use (250 MB of 123 for LoRA on
+    four layers of width 384). Does nothing where the C library has no such setting.
     """
     try:
         set_option = ctypes.CDLL(None).mallopt

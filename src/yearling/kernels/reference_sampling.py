@@ -30,7 +30,7 @@ class SamplingOptions:
     history: Sequence[int] = ()
     num_generated: int = 0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
-    allowed: NDArray[np.uint32] | None = None
+    allowed: bytes | None = None
 
 
 def uniform(seed: int, index: int) -> float:
@@ -72,7 +72,7 @@ def penalised(logits: Floats, options: SamplingOptions) -> Floats:
     for token, bias in options.logit_bias.items():
         changed[token] += bias
     if options.allowed is not None:
-        bits = np.unpackbits(options.allowed.astype("<u4").view(np.uint8), bitorder="little")
+        bits = np.unpackbits(np.frombuffer(options.allowed, np.uint8), bitorder="little")
         changed[bits[: len(changed)] == 0] = -np.inf
     return changed
 

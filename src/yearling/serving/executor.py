@@ -2,11 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from typing import Literal, Protocol
 
 __all__ = [
     "CacheShape",
@@ -30,7 +26,8 @@ class SampleInput:
         num_generated: Trailing entries of `history` that were generated.
         logit_bias: (token id, bias) pairs.
         num_logprobs: Alternatives to report; None reports no log-probability at all.
-        allowed: Tokens that may be chosen, as `Guided.allowed` gives them; None allows all.
+        allowed: Bit i % 8 of byte i // 8 says whether token i may be chosen; whole words of 32
+            bits. None allows all.
     """
 
     temperature: float
@@ -46,7 +43,7 @@ class SampleInput:
     num_generated: int = 0
     logit_bias: Sequence[tuple[int, float]] = ()
     num_logprobs: int | None = None
-    allowed: "NDArray[np.uint32] | None" = None
+    allowed: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

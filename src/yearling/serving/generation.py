@@ -4,8 +4,8 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 from yearling.serving.detokenizer import Detokenizer
-from yearling.serving.guided import Guided
 from yearling.serving.executor import SampleInput, SampleOutput, SequenceInput, SequenceOutput
+from yearling.serving.guided import Guided
 from yearling.serving.request import (
     FinishReason,
     OutputEvent,

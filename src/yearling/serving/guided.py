@@ -2,14 +2,12 @@
 
 A guide is compiled by llguidance, which walks the tokenizer's trie beside an Earley parser and a
 lexer of regular-expression derivatives; it knows the bytes of tokens, so that an answer may be cut
-anywhere, in the middle of a character too. What it allows is a bit for each token; the sampler
+anywhere, in the middle of a character too. What it allows is a bit for each token, and the sampler
 never sees the others. JSON is written as Python's `json.dumps` writes it, with one space behind
 each comma and colon: free white space lets a small model write nothing else for ever.
 
 Source: Geng et al. 2025, arXiv:2501.10868, on the grammars; Willard and Louf 2023,
 arXiv:2307.09702, on guiding by masks.
-
-Legend: V vocabulary.
 """
 
 import json
@@ -25,7 +23,7 @@ from yearling.serving.request import Guide
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-__all__ = ["Guided", "GuideTokenizer", "Guides"]
+__all__ = ["GuideTokenizer", "Guided", "Guides"]
 
 _WORD_BITS = 32
 _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -92,14 +90,15 @@ class Guided:
     """One answer under a guide.
 
     Attributes:
-        allowed: Which tokens may come next: bit i % 32 of word i // 32 stands for id i, (V / 32,).
+        allowed: Which tokens may come next, as `SampleInput.allowed` has it.
         problem: Why the answer cannot go on: a guide that became too complex; None while it can.
     """
 
     def __init__(self, matcher: "LLMatcher", vocabulary: int) -> None:
-        self.allowed = np.zeros(-(-vocabulary // _WORD_BITS), np.uint32)
+        self.allowed = b""
         self.problem: str | None = None
         self._matcher = matcher
+        self._words = np.zeros(-(-vocabulary // _WORD_BITS), np.uint32)
         self._look_ahead()
 
     @property
@@ -116,11 +115,12 @@ class Guided:
 
     def _look_ahead(self) -> None:
         if not self._matcher.is_error():
-            self._matcher.unsafe_compute_mask_ptr(self.allowed.ctypes.data, self.allowed.nbytes)
+            self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
         if self._matcher.is_error():
             self.problem = self._matcher.get_error()
-        elif not self.allowed.any():
+        elif not self._words.any():
             self.problem = "no token can follow"
+        self.allowed = self._words.tobytes()
 
 
 class _Words:
@@ -142,7 +142,7 @@ class _Words:
             if is_special:
                 self.special_token_ids.append(token)
 
-    def __call__(self, text: str) -> list[int]:
+    def __call__(self, text: str | bytes) -> list[int]:
         if isinstance(text, bytes):
             raise TypeError("texts are strings.")  # how the wrapper asks whether bytes will do
         return self._tokenizer.encode(text)

@@ -10,8 +10,8 @@ __all__ = [
     "EmbeddingRequest",
     "EngineRequest",
     "FinishReason",
-    "Guide",
     "GenerationRequest",
+    "Guide",
     "OutputEvent",
     "PromptScore",
     "SamplingParams",
@@ -56,8 +56,8 @@ class Guide(BaseModel):
 class SamplingParams(BaseModel):
     """How to choose tokens, and when to stop.
 
-    The order is fixed: penalties and bias on the logits, the guide, temperature, top-k, top-p, min-p,
-    then one draw by a counter-based generator keyed by (seed, output index), so that a
+    The order is fixed: penalties and bias on the logits, the guide, temperature, top-k, top-p,
+    min-p, then one draw by a counter-based generator keyed by (seed, output index), so that a
     request's tokens never depend on its neighbours.
 
     >>> SamplingParams(temperature=0, max_tokens=16).is_greedy

@@ -60,8 +60,8 @@ class Item(NamedTuple):
 
 def _is_kept_apart(form: Form) -> bool:
     """Say whether no row shows a form: a quarter of them, and as many of each opening."""
-    parts = zip(form, (_OPENINGS, _WORDINGS, _CLOSINGS), strict=True)
-    return sum(list(ways).index(part) for part, ways in parts) % 4 == 3
+    ways = (list(_OPENINGS), list(_WORDINGS), list(_CLOSINGS))
+    return sum(of_part.index(part) for part, of_part in zip(form, ways, strict=True)) % 4 == 3
 
 
 FORMS = tuple(Form(*each) for each in product(_OPENINGS, _WORDINGS, _CLOSINGS))

@@ -84,7 +84,9 @@ def in_lanes(objective: Objective[PackedBatch]) -> Iterator[Objective[PackedBatc
                 yield batches_of_round
 
         try:
-            yield replace(objective, updates=[replace(lanes.update, loss=lanes.loss)], rounds=rounds)
+            yield replace(
+                objective, updates=[replace(lanes.update, loss=lanes.loss)], rounds=rounds
+            )
         finally:
             torch.set_num_threads(num_threads)  # a lane's own number became that of new threads
 

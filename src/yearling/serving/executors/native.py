@@ -4,7 +4,6 @@ Beside the blocks and slots that a scheduler hands out there is scratch room for
 the whole context, or for an encoder's step; it takes no memory until it is used.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from yearling.serving.executors.native_step import (
     flat_offsets,
     group_tables,
     lay_out,
+    masks,
     read_samples,
     to_ints,
 )
@@ -320,9 +320,7 @@ class NativeExecutor:
         if not rows:
             return {}
         inputs = [sample for _, sample in rows.values()]
-        masks = [s.allowed for s in inputs if s.allowed is not None]
-        numbers = itertools.count()
-        mask_rows = [-1 if s.allowed is None else next(numbers) for s in inputs]
+        allowed, allowed_rows = masks([s.allowed for s in inputs])
         arrays = self._program.core.sample(
             buffer=self._logits,
             rows=to_ints([row for row, _ in rows.values()]),
@@ -341,8 +339,8 @@ class NativeExecutor:
             bias_tokens=to_ints([token for s in inputs for token, _ in s.logit_bias]),
             bias_values=_floats([value for s in inputs for _, value in s.logit_bias]),
             bias_offsets=flat_offsets(len(s.logit_bias) for s in inputs),
-            allowed=np.array(masks, np.uint32).reshape(len(masks), -1),
-            allowed_rows=to_ints(mask_rows),
+            allowed=allowed,
+            allowed_rows=allowed_rows,
             num_logprobs=to_ints(
                 [-1 if s.num_logprobs is None else s.num_logprobs for s in inputs]
             ),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
+from itertools import accumulate, chain, count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from yearling.kernels.program import GroupTables, StepArrays
 from yearling.serving.executor import GroupBlocks, SampleInput, SampleOutput, SequenceInput
 
-__all__ = ["StepLayout", "flat_offsets", "group_tables", "lay_out", "read_samples", "to_ints"]
+__all__ = [
+    "StepLayout",
+    "flat_offsets",
+    "group_tables",
+    "lay_out",
+    "masks",
+    "read_samples",
+    "to_ints",
+]
 
 Ints = NDArray[np.int32]
 
@@ -95,6 +103,14 @@ def read_samples(
 def to_ints(values: Iterable[int]) -> Ints:
     """Integers as the core takes them."""
     return np.array(list(values), np.int32)
+
+
+def masks(allowed: Sequence[bytes | None]) -> tuple[NDArray[np.uint32], Ints]:
+    """Masks one below the other, and for each entry the row that is its own; -1 for none."""
+    given = [np.frombuffer(mask, np.uint32) for mask in allowed if mask is not None]
+    numbers = count()
+    rows = to_ints(-1 if mask is None else next(numbers) for mask in allowed)
+    return np.stack(given) if given else np.zeros((0, 0), np.uint32), rows
 
 
 def flat_offsets(lengths: Iterable[int]) -> Ints:

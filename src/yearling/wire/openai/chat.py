@@ -15,7 +15,6 @@ from yearling.core.messages import Message, parse_messages
 from yearling.serving.request import FinishReason, SamplingParams, Usage
 from yearling.wire.limits import RequestLimits
 from yearling.wire.openai.fields import REFUSED_CHAT_FIELDS, read_fields
-from yearling.wire.openai.guides import ResponseFormat, guide_of
 from yearling.wire.openai.generation import (
     AnswerHead,
     GenerationBody,
@@ -24,6 +23,7 @@ from yearling.wire.openai.generation import (
     sampling_params,
     usage_object,
 )
+from yearling.wire.openai.guides import ResponseFormat, guide_of
 
 __all__ = [
     "ChatAnswer",

@@ -14,7 +14,6 @@ from yearling.core.errors import RequestError, UnsupportedError
 from yearling.serving.request import FinishReason, SamplingParams, Usage
 from yearling.wire.limits import RequestLimits
 from yearling.wire.openai.fields import REFUSED_COMPLETION_FIELDS, read_fields
-from yearling.wire.openai.guides import guide_of
 from yearling.wire.openai.generation import (
     AnswerHead,
     GenerationBody,
@@ -23,6 +22,7 @@ from yearling.wire.openai.generation import (
     sampling_params,
     usage_object,
 )
+from yearling.wire.openai.guides import guide_of
 from yearling.wire.openai.inputs import read_inputs
 
 __all__ = [

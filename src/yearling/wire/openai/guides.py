@@ -18,7 +18,7 @@ __all__ = ["GuidedFields", "ResponseFormat", "guide_of"]
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
-class JsonSchema(BaseModel):
+class _JsonSchema(BaseModel):
     """A schema with its name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -39,13 +39,13 @@ class ResponseFormat(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     type: Literal["text", "json_object", "json_schema"] = Field(description="Of the answer.")
-    json_schema: JsonSchema | None = Field(default=None, description="With json_schema only.")
+    json_schema: _JsonSchema | None = Field(default=None, description="With json_schema only.")
 
 
 class GuidedFields(BaseModel):
     """vLLM's fields, of both generating endpoints."""
 
-    guided_json: dict[str, Any] | str | None = Field(
+    guided_json: Any = Field(
         default=None, description="JSON Schema that the answer holds to, or its text."
     )
     guided_regex: str | None = Field(
@@ -114,13 +114,13 @@ def _refuse_schema(wanted: ResponseFormat | None) -> None:
         )
 
 
-def _schema(given: Mapping[str, Any] | str) -> Mapping[str, Any]:
-    if not isinstance(given, str):
-        return given
-    try:
-        schema = json.loads(given)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"guided_json is no JSON: {error}.", parameter="guided_json") from None
-    if not isinstance(schema, dict):
+def _schema(given: object) -> Mapping[str, Any]:
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except (ValueError, RecursionError) as error:
+            message = f"guided_json is no JSON: {error}."
+            raise RequestError(message, parameter="guided_json") from None
+    if not isinstance(given, dict):
         raise RequestError("guided_json is no JSON object.", parameter="guided_json")
-    return schema
+    return given
