@@ -29,7 +29,7 @@ NUM_ASKED = 80
 """People that rows may ask about; the others are for the test."""
 
 _OPENINGS = {"": (), "politely": ("sure", ","), "calmly": ("well", ","), "warmly": ("oh", ",")}
-_WORDINGS = {"briefly": None, "simply": 1, "fully": 0}  # of `statement`; None tells the thing alone
+_WORDINGS = {"briefly": None, "simply": 3, "fully": 0}  # of `statement`; None tells the thing alone
 _CLOSINGS = {"": (".",), "loudly": ("!",), "kindly": (".", "bye"), "humbly": (".", "thanks")}
 _BAD_SHARE = 0.4
 
