@@ -227,9 +227,9 @@ system = systems.register(
         "and what is bad about 40 % of the source is made up too. Every set is trained for 600 "
         "steps of 16 rows, about one pass over the 10,000, so a larger set gets no more training; "
         "learning rate and rows of a step are the best for the 1,000 curated rows of those tried. "
-        "Answers are drawn at the paper's temperature 0.7 and top-p 0.9; of the likeliest answers as "
-        "many are right after either set (likeliest_minus_noisy), so what curating buys here is "
-        "certainty. "
+        "Answers are drawn at the paper's temperature 0.7 and top-p 0.9; of the likeliest answers "
+        "as many are right after either set (likeliest_minus_noisy), so what curating buys here "
+        "is certainty. "
         "The rows that are all alike ask for no opening, so forms with one are new to them. "
         "Forms are learned in tuning alone: the base has read none of their words. SmolLM2 has "
         "been tuned to chat before, so its forty rows show a new manner and no first one; it is "
@@ -256,7 +256,7 @@ system = systems.register(
             Check(
                 "curated_minus_alike",
                 "points",
-                "Right answers after 1,000 curated rows less those after 1,000 that ask no opening.",
+                "Right answers after 1,000 curated rows less those after 1,000 without openings.",
                 at_least=3.0,
             ),
             Check(
