@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -119,6 +120,105 @@ def test_schema_that_cannot_be_kept_is_refused_by_name(client: openai.OpenAI) ->
             response_format={"type": "json_schema", "json_schema": schema},
         )
     assert caught.value.param == "response_format.json_schema.schema"
+
+
+PLUS = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Add two whole numbers.",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+            "required": ["a", "b"],
+            "additionalProperties": False,
+        },
+    },
+}
+LOOKUP = {
+    "type": "function",
+    "function": {
+        "name": "price_of",
+        "description": "Look up the price of a fruit.",
+        "parameters": {
+            "type": "object",
+            "properties": {"fruit": {"enum": ["apple", "banana"]}},
+            "required": ["fruit"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def test_model_does_a_task_with_two_tools(client: openai.OpenAI) -> None:
+    """Each call is forced in turn, its arguments are the model's; results lead to the answer."""
+    prices, messages = {"apple": 3, "banana": 4}, list[Any]()
+
+    def call(tool: str, said: str | None = None) -> dict[str, Any]:
+        if said is not None:
+            messages.append({"role": "user", "content": said})
+        answer = client.chat.completions.create(
+            model=MODEL,
+            messages=messages,
+            tools=[PLUS, LOOKUP],
+            tool_choice={"type": "function", "function": {"name": tool}},
+            temperature=0,
+            max_tokens=60,
+        ).choices[0]
+        assert answer.finish_reason == "tool_calls"
+        assert answer.message.content is None
+        (made,) = answer.message.tool_calls or []
+        assert made.function.name == tool
+        messages.append(answer.message.model_dump(exclude_none=True))
+        arguments: dict[str, Any] = json.loads(made.function.arguments)
+        result = prices[arguments["fruit"]] if tool == "price_of" else sum(arguments.values())
+        messages.append({"role": "tool", "tool_call_id": made.id, "content": str(result)})
+        return arguments
+
+    assert call("price_of", "What is the price of a banana?") == {"fruit": "banana"}
+    assert call("add", "Now add 17 and 25.") == {"a": 17, "b": 25}
+    messages.append({"role": "user", "content": "Which number did the function add give back?"})
+    last = client.chat.completions.create(
+        model=MODEL, messages=messages, tools=[PLUS, LOOKUP], tool_choice="none", temperature=0
+    )
+    assert "42" in (last.choices[0].message.content or "")
+
+
+def test_streamed_calls_put_together_are_the_whole_ones(client: openai.OpenAI) -> None:
+    arguments: dict[str, Any] = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "Add 2 and 3, then look up an apple."}],
+        "tools": [PLUS, LOOKUP],
+        "tool_choice": "required",
+        "max_tokens": 120,
+        "seed": 1,
+    }
+    whole = client.chat.completions.create(**arguments).choices[0]
+    calls: dict[int, list[str]] = {}
+    pieces = 0
+    reasons = []
+    for chunk in client.chat.completions.create(**arguments, stream=True):
+        reasons += [chunk.choices[0].finish_reason] if chunk.choices[0].finish_reason else []
+        for delta in chunk.choices[0].delta.tool_calls or []:
+            pieces += 1
+            if delta.id is not None:
+                calls[delta.index] = [delta.function.name, ""]
+            calls[delta.index][1] += delta.function.arguments or ""
+    expected = [[c.function.name, c.function.arguments] for c in whole.message.tool_calls or []]
+    assert [calls[index] for index in range(len(calls))] == expected
+    assert pieces > 2 * len(calls), "arguments come in pieces"
+    assert reasons == [whole.finish_reason]
+
+
+def test_tools_that_may_be_called_need_not_be(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, tools=[PLUS], temperature=0, max_tokens=200
+    ).choices[0]
+    if answer.message.tool_calls:
+        assert answer.message.tool_calls[0].function.name == "add"
+    else:
+        assert answer.message.content
+        assert "<tool_call>" not in answer.message.content
 
 
 def test_answer_does_not_depend_on_company(client: openai.OpenAI) -> None:

@@ -58,6 +58,14 @@ def test_every_sampling_field_arrives() -> None:
     assert (sampling.max_tokens, sampling.logprobs, chat.num_choices) == (9, 4, 2)
 
 
+def _tool(name: str) -> dict:
+    return {"type": "function", "function": {"name": name}}
+
+
+def _choice(name: str) -> dict:
+    return {"type": "function", "function": {"name": name}}
+
+
 @pytest.mark.parametrize(
     ("fields", "parameter"),
     [
@@ -110,7 +118,13 @@ def test_every_sampling_field_arrives() -> None:
         ({"model": 5}, "model"),
         ({"user": "u" * 257}, "user"),
         ({"tempratur": 1}, "tempratur"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"type": "web"}]}, "tools[0].type"),
+        ({"tools": [_tool("bad name")]}, "tools[0].function.name"),
+        ({"tools": [_tool("a"), _tool("a")]}, "tools"),
+        ({"tools": [_tool(f"f{n}") for n in range(129)]}, "tools"),
+        ({"tools": [_tool("a")], "tool_choice": _choice("b")}, "tool_choice"),
+        ({"tools": [_tool("a")], "guided_regex": "x"}, "guided_regex"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         (
@@ -147,6 +161,7 @@ def test_missing_field_is_named(missing: str) -> None:
     "fields",
     [
         {"tools": [], "tool_choice": "none", "parallel_tool_calls": False},
+        {"tools": [_tool("a")], "tool_choice": "none", "guided_regex": "x"},
         {"response_format": {"type": "text"}, "modalities": ["text"], "store": False},
         {"metadata": {}, "service_tier": "auto", "verbosity": "medium"},
         {"chat_template_kwargs": {}, "reasoning_effort": "none", "top_k": -1, "top_p": 0},

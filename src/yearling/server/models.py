@@ -1,13 +1,16 @@
 """The models a server serves, each with its engine, and turning input into prompts."""
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from yearling.core.errors import ContextLengthError, ModelNotFoundError, UnsupportedError
 from yearling.core.messages import Message
 from yearling.models.chat_template import ChatTemplate
 from yearling.models.tokenizer import Tokenizer
+from yearling.models.tool_turns import in_words, knows_calls
 from yearling.server.errors import HttpError
 from yearling.server.generation import Admission
 from yearling.server.limits import Limits
@@ -45,9 +48,19 @@ class ServedModel:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def encode_chat(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = True,
     ) -> list[int]:
         """Render a conversation into token ids.
+
+        Args:
+            messages: The conversation.
+            tools: Function definitions in OpenAI's form. A template that writes calls in our form
+                gets them; any other model is told of them in words.
+            add_generation_prompt: Whether to end with the start of an assistant's turn.
 
         Raises:
             UnsupportedError: the model has no chat template, or is an encoder.
@@ -61,8 +74,14 @@ class ServedModel:
                 parameter="messages",
             )
         num_bytes = sum(len(message.text.encode()) for message in messages)
-        self._check_bytes(num_bytes, "messages")
-        return self.chat_template.encode(messages, add_generation_prompt=add_generation_prompt)
+        self._check_bytes(num_bytes + len(json.dumps(tools)), "messages")
+        source = self.chat_template.source
+        has_turns = any(message.tool_calls or message.role == "tool" for message in messages)
+        if not knows_calls(source) and (tools or (has_turns and "tool_calls" not in source)):
+            messages, tools = in_words(messages, tools), ()
+        return self.chat_template.encode(
+            messages, tools=tools or None, add_generation_prompt=add_generation_prompt
+        )
 
     def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Tokenize raw text; control tokens written in it count, but not for an encoder.

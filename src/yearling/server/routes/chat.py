@@ -34,7 +34,8 @@ async def create_chat_completion(request: Request) -> Response:
     model.check_ready()
     check_sampling_ids(model, chat.sampling)
     # Rendering waits for the template's process, so it happens in a thread.
-    prompt = await asyncio.to_thread(model.encode_chat, chat.messages)
+    tools = () if chat.tools is None else chat.tools.tools
+    prompt = await asyncio.to_thread(model.encode_chat, chat.messages, tools=tools)
     check_room(model, len(prompt), chat.sampling, parameter="messages")
     if chat.user is not None:
         log_user(chat.user)
@@ -57,5 +58,6 @@ async def create_chat_completion(request: Request) -> Response:
         head,
         num_choices=chat.num_choices,
         token_texts=token_texts(model.tokenizer) if has_logprobs else None,
+        has_tools=chat.tools is not None,
     )
     return await answer(request, model, requests, fold, is_streamed=chat.is_streamed)

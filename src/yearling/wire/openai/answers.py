@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yearling.serving.request import FinishReason, OutputEvent, TokenLogprob, Usage
+from yearling.serving.tool_calls import CallPiece, ToolCallReader
 from yearling.wire.openai.chat import (
     ChatAnswer,
+    call_chunk,
     chat_completion,
     content_chunk,
     finish_chunk,
@@ -25,6 +27,7 @@ from yearling.wire.openai.completions import (
 )
 from yearling.wire.openai.generation import AnswerHead
 from yearling.wire.openai.logprobs import LegacyLogprobs, TokenBytes, chat_logprobs
+from yearling.wire.openai.tools import call_object, new_call_id
 
 __all__ = ["ChatFold", "CompletionFold", "EchoedPrompt", "TokenTexts"]
 
@@ -43,10 +46,24 @@ class TokenTexts:
 
 
 @dataclass(slots=True)
+class _Call:
+    """A tool call while it grows."""
+
+    id: str
+    name: str
+    arguments: list[str] = field(default_factory=list)
+
+    def as_object(self) -> dict[str, Any]:
+        return call_object(self.id, self.name, "".join(self.arguments))
+
+
+@dataclass(slots=True)
 class _Answer:
     """One choice while it grows."""
 
     text: list[str] = field(default_factory=list)
+    calls: list[_Call] = field(default_factory=list)
+    reader: ToolCallReader | None = None
     logprobs: list[dict[str, Any]] = field(default_factory=list)
     finish_reason: FinishReason = "error"
 
@@ -86,12 +103,19 @@ class ChatFold:
     """Folds the events of a chat completion's choices."""
 
     def __init__(
-        self, head: AnswerHead, *, num_choices: int, token_texts: TokenTexts | None
+        self,
+        head: AnswerHead,
+        *,
+        num_choices: int,
+        token_texts: TokenTexts | None,
+        has_tools: bool = False,
     ) -> None:
         """Start an answer; `token_texts` only when log-probabilities were asked for."""
         self._head = head
         self._token_texts = token_texts
-        self._answers = [_Answer() for _ in range(num_choices)]
+        self._answers = [
+            _Answer(reader=ToolCallReader() if has_tools else None) for _ in range(num_choices)
+        ]
         self._usage = _UsageSum(num_choices)
 
     def opening(self) -> Iterator[dict[str, Any]]:
@@ -100,38 +124,66 @@ class ChatFold:
 
     def event(self, index: int, event: OutputEvent) -> Iterator[dict[str, Any]]:
         """Chunks for an event; must be exhausted."""
-        logprobs = self.add(index, event)
-        if event.text or logprobs is not None:
-            yield content_chunk(self._head, index, event.text, logprobs)
+        pieces, logprobs = self.add(index, event)
+        if logprobs is not None and not pieces:
+            pieces = [CallPiece()]
+        for piece in pieces:
+            if piece.call is None:
+                yield content_chunk(self._head, index, piece.text, logprobs)
+            else:
+                yield call_chunk(self._head, index, self._call_delta(index, piece), logprobs)
+            logprobs = None  # they stand in one chunk
         if event.finish_reason is not None:
-            yield finish_chunk(self._head, index, event.finish_reason)
+            has_calls = bool(self._answers[index].calls)
+            yield finish_chunk(self._head, index, event.finish_reason, has_calls=has_calls)
 
     def closing(self) -> Iterator[dict[str, Any]]:
         """Chunks after the last event: usage, when it was asked for."""
         if self._head.has_usage_chunk:
             yield usage_chunk(self._head, self._usage.total())
 
-    def add(self, index: int, event: OutputEvent) -> dict[str, Any] | None:
-        """Take an event in, and give the log-probabilities it brought."""
+    def add(
+        self, index: int, event: OutputEvent
+    ) -> tuple[list[CallPiece], dict[str, Any] | None]:
+        """Take an event in, and give the pieces and the log-probabilities it brought."""
         answer = self._answers[index]
-        answer.text.append(event.text)
+        pieces = _pieces(answer, event)
+        for piece in pieces:
+            if piece.call is None:
+                answer.text.append(piece.text)
+            elif piece.name is not None:
+                answer.calls.append(_Call(new_call_id(), piece.name))
+            else:
+                answer.calls[piece.call].arguments.append(piece.arguments)
         _note_end(answer, self._usage, index, event)
         if self._token_texts is None:
-            return None
+            return pieces, None
         entries = _shown_entries(event, self._token_texts)
         if not entries:
-            return None
+            return pieces, None
         logprobs = chat_logprobs(entries, self._token_texts.token_bytes)
         answer.logprobs.append(logprobs)
-        return logprobs
+        return pieces, logprobs
 
     def body(self) -> dict[str, Any]:
         """The whole answer, after the last event."""
         answers = [
-            ChatAnswer("".join(answer.text), answer.finish_reason, self._logprobs(answer))
+            ChatAnswer(
+                "".join(answer.text),
+                answer.finish_reason,
+                self._logprobs(answer),
+                [call.as_object() for call in answer.calls],
+            )
             for answer in self._answers
         ]
         return chat_completion(self._head, answers, self._usage.total())
+
+    def _call_delta(self, index: int, piece: CallPiece) -> dict[str, Any]:
+        assert piece.call is not None
+        if piece.name is None:
+            return {"index": piece.call, "function": {"arguments": piece.arguments}}
+        call = self._answers[index].calls[piece.call]
+        return {"index": piece.call, **call_object(call.id, call.name, "")}
 
     def _logprobs(self, answer: _Answer) -> dict[str, Any] | None:
         if self._token_texts is None:
@@ -234,6 +286,14 @@ class CompletionFold:
         if not self._legacy:
             return None
         return answer.joined_logprobs() or self._legacy[index].piece([], [])
+
+
+def _pieces(answer: _Answer, event: OutputEvent) -> list[CallPiece]:
+    """What an event says, with calls apart where tools may be called."""
+    if answer.reader is None:
+        return [CallPiece(event.text)] if event.text else []
+    pieces = answer.reader.push(event.text)
+    return pieces if event.finish_reason is None else [*pieces, *answer.reader.finish()]
 
 
 def _note_end(answer: _Answer, usage: _UsageSum, index: int, event: OutputEvent) -> None:

@@ -6,11 +6,11 @@ Source: https://platform.openai.com/docs/api-reference/chat; every field of the 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
-from yearling.core.errors import RequestError
+from yearling.core.errors import RequestError, UnsupportedError
 from yearling.core.messages import Message, parse_messages
 from yearling.serving.request import FinishReason, SamplingParams, Usage
 from yearling.wire.limits import RequestLimits
@@ -24,11 +24,13 @@ from yearling.wire.openai.generation import (
     usage_object,
 )
 from yearling.wire.openai.guides import ResponseFormat, guide_of
+from yearling.wire.openai.tools import NamedTool, Tool, ToolUse, tool_use
 
 __all__ = [
     "ChatAnswer",
     "ChatBody",
     "ChatRequest",
+    "call_chunk",
     "chat_completion",
     "content_chunk",
     "finish_chunk",
@@ -57,6 +59,13 @@ class ChatBody(GenerationBody):
     response_format: ResponseFormat | None = Field(
         default=None, description="Text, any JSON object, or JSON of a schema."
     )
+    tools: list[Tool] | None = Field(default=None, description="Functions that may be called.")
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = Field(
+        default=None, description="Whether calls may, must or must not be made, or of which tool."
+    )
+    parallel_tool_calls: bool | None = Field(
+        default=None, description="Whether an answer may call several times; it may."
+    )
     safety_identifier: str | None = Field(
         default=None, max_length=256, description="Names the end user in the server's log."
     )
@@ -70,6 +79,7 @@ class ChatRequest:
         num_choices: Independent answers wanted.
         cache_key: Narrows which requests share cached blocks; empty shares within the account.
         user: Whom the caller acts for, for the log.
+        tools: What the answer may do with tools; None for nothing.
     """
 
     model: str
@@ -80,15 +90,17 @@ class ChatRequest:
     has_usage_chunk: bool
     cache_key: str
     user: str | None
+    tools: ToolUse | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
-    """One finished choice; `logprobs` is the ready wire object or None."""
+    """One finished choice; `calls` and `logprobs` are ready wire objects."""
 
     text: str
     finish_reason: FinishReason
     logprobs: Mapping[str, Any] | None = None
+    calls: Sequence[Mapping[str, Any]] = ()
 
 
 def parse_chat_request(body: Mapping[str, Any], limits: RequestLimits) -> ChatRequest:
@@ -103,15 +115,28 @@ def parse_chat_request(body: Mapping[str, Any], limits: RequestLimits) -> ChatRe
             f"messages holds {len(fields.messages)} entries; {limits.messages} is the limit.",
             parameter="messages",
         )
+    tools = tool_use(
+        fields.tools, fields.tool_choice, is_parallel=fields.parallel_tool_calls is not False
+    )
+    sampling = _sampling(fields, limits)
+    if tools is not None:
+        if sampling.guide is not None:
+            raise UnsupportedError(
+                f"{sampling.guide.field} and tools both say what the answer must be: send one, or "
+                'tool_choice="none".',
+                parameter=sampling.guide.field,
+            )
+        sampling = sampling.model_copy(update={"guide": tools.guide})
     return ChatRequest(
         model=fields.model,
         messages=parse_messages(fields.messages),
         num_choices=check_choices(fields, limits),
-        sampling=_sampling(fields, limits),
+        sampling=sampling,
         is_streamed=bool(fields.stream),
         has_usage_chunk=bool(fields.stream_options and fields.stream_options.include_usage),
         cache_key=fields.prompt_cache_key or "",
         user=fields.safety_identifier or fields.user,
+        tools=tools,
     )
 
 
@@ -146,9 +171,9 @@ def chat_completion(
     choices = [
         {
             "index": index,
-            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "message": _message(answer),
             "logprobs": answer.logprobs,
-            "finish_reason": finish_name(answer.finish_reason),
+            "finish_reason": _reason(answer.finish_reason, has_calls=bool(answer.calls)),
         }
         for index, answer in enumerate(answers)
     ]
@@ -167,14 +192,34 @@ def content_chunk(
     return head.chunk(_CHUNK, [_choice(index, {"content": text}, logprobs)])
 
 
-def finish_chunk(head: AnswerHead, index: int, reason: FinishReason) -> dict[str, Any]:
+def call_chunk(
+    head: AnswerHead, index: int, call: Mapping[str, Any], logprobs: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """A call's first piece, or more of its arguments."""
+    return head.chunk(_CHUNK, [_choice(index, {"tool_calls": [call]}, logprobs)])
+
+
+def finish_chunk(
+    head: AnswerHead, index: int, reason: FinishReason, *, has_calls: bool = False
+) -> dict[str, Any]:
     """The last chunk of a choice: an empty delta and why the answer ended."""
-    return head.chunk(_CHUNK, [_choice(index, {}) | {"finish_reason": finish_name(reason)}])
+    ending = {"finish_reason": _reason(reason, has_calls=has_calls)}
+    return head.chunk(_CHUNK, [_choice(index, {}) | ending])
 
 
 def usage_chunk(head: AnswerHead, usage: Usage) -> dict[str, Any]:
     """The chunk after all choices, sent when `stream_options.include_usage` asked for it."""
     return head.chunk(_CHUNK, [], usage)
+
+
+def _message(answer: ChatAnswer) -> dict[str, Any]:
+    text = answer.text or None if answer.calls else answer.text
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+    return message | {"tool_calls": answer.calls} if answer.calls else message
+
+
+def _reason(reason: FinishReason, *, has_calls: bool) -> str:
+    return "tool_calls" if has_calls and reason == "stop" else finish_name(reason)
 
 
 def _choice(

@@ -33,18 +33,17 @@ class RefusedField:
     harmless: tuple[object, ...] = ()
 
 
-_NO_TOOLS = "tool calls are not part of this version"
+_OLD_TOOLS = "it is the old form of tools"
 _NO_STORE = "the server keeps no completions"
 
 REFUSED_CHAT_FIELDS: Mapping[str, RefusedField] = {
     "audio": RefusedField("no model here speaks"),
     "chat_template_kwargs": RefusedField("templates take no arguments in this version", ({},)),
-    "function_call": RefusedField(_NO_TOOLS, ("none", "auto")),
-    "functions": RefusedField(_NO_TOOLS, ([],)),
+    "function_call": RefusedField(_OLD_TOOLS, ("none", "auto")),
+    "functions": RefusedField(_OLD_TOOLS, ([],)),
     "metadata": RefusedField(_NO_STORE, ({},)),
     "modalities": RefusedField("models here write text only", (["text"],)),
     "moderation": RefusedField("there is no moderation model"),
-    "parallel_tool_calls": RefusedField(_NO_TOOLS, (True, False)),
     "prediction": RefusedField("predicted outputs are not part of this version"),
     "prompt_cache_options": RefusedField(
         "prefixes are always cached, implicitly", ({}, {"mode": "implicit"})
@@ -53,8 +52,6 @@ REFUSED_CHAT_FIELDS: Mapping[str, RefusedField] = {
     "reasoning_effort": RefusedField("no model here reasons before it answers", ("none",)),
     "service_tier": RefusedField("there is one tier", ("auto", "default")),
     "store": RefusedField(_NO_STORE, (False,)),
-    "tool_choice": RefusedField(_NO_TOOLS, ("none", "auto")),
-    "tools": RefusedField(_NO_TOOLS, ([],)),
     "verbosity": RefusedField("models here have no such dial", ("medium",)),
     "web_search_options": RefusedField("the server does not search the web"),
 }
