@@ -40,7 +40,9 @@ def knows_calls(template: str) -> bool:
 
 def call_text(call: ToolCall) -> str:
     """Write a call as a model does."""
-    return f'{CALL_START}{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}{CALL_END}'
+    return (
+        f'{CALL_START}{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}{CALL_END}'
+    )
 
 
 def in_words(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:

@@ -142,9 +142,7 @@ class ChatFold:
         if self._head.has_usage_chunk:
             yield usage_chunk(self._head, self._usage.total())
 
-    def add(
-        self, index: int, event: OutputEvent
-    ) -> tuple[list[CallPiece], dict[str, Any] | None]:
+    def add(self, index: int, event: OutputEvent) -> tuple[list[CallPiece], dict[str, Any] | None]:
         """Take an event in, and give the pieces and the log-probabilities it brought."""
         answer = self._answers[index]
         pieces = _pieces(answer, event)

@@ -84,8 +84,9 @@ def tool_use(
     """
     if not tools:
         if choice not in (None, "none", "auto"):
-            raise RequestError("tool_choice asks for a tool, but there are no tools.",
-                               parameter="tool_choice")
+            raise RequestError(
+                "tool_choice asks for a tool, but there are no tools.", parameter="tool_choice"
+            )
         return None
     if len(tools) > _MAX_TOOLS:
         raise RequestError(
@@ -109,9 +110,7 @@ def tool_use(
             )
         is_parallel = False
     must_call = isinstance(choice, NamedTool) or choice == "required"
-    guide = tool_guide(
-        callable_, "required" if must_call else "auto", is_parallel=is_parallel
-    )
+    guide = tool_guide(callable_, "required" if must_call else "auto", is_parallel=is_parallel)
     return ToolUse(shown, guide)
 
 
