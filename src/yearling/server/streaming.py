@@ -32,7 +32,8 @@ class Framing:
         frame: A chunk as bytes.
         failure: The chunk that tells of an error.
         end: Bytes behind the last chunk.
-        silence: Bytes that show a client that the server still works.
+        silence: Bytes that show a client that the server still works; none where a client would
+            take them for an answer.
         media_type: Of the stream.
     """
 
@@ -109,9 +110,9 @@ class EventStream(Response):
             await self._send_chunks(send, self._frames.event(*item))
         while not self._generation.is_done:
             item = await self._generation.next_event(self._silence_seconds)
-            if item is None:
+            if item is None and self._framing.silence:
                 await _send_body(send, self._framing.silence)
-            else:
+            elif item is not None:
                 await self._send_chunks(send, self._frames.event(*item))
 
     async def _send_chunks(self, send: Send, chunks: Iterable[Mapping[str, Any]]) -> None:
