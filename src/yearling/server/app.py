@@ -17,6 +17,13 @@ from yearling.server.models import ServedModel
 from yearling.server.routes.chat import create_chat_completion
 from yearling.server.routes.completions import create_completion
 from yearling.server.routes.embeddings import create_embeddings
+from yearling.server.routes.messages import create_message
+from yearling.server.routes.ollama import (
+    ollama_chat,
+    ollama_generate,
+    ollama_tags,
+    ollama_version,
+)
 from yearling.server.routes.page import asset, page
 from yearling.server.routes.status import health, list_models, metrics, retrieve_model
 from yearling.server.routes.tokenization import detokenize, tokenize
@@ -34,7 +41,12 @@ _ROUTES: Sequence[tuple[str, Callable[..., Any], list[str]]] = (
     ("/v1/models/{name:path}", retrieve_model, _READING),
     ("/v1/chat/completions", create_chat_completion, ["POST"]),
     ("/v1/completions", create_completion, ["POST"]),
+    ("/v1/messages", create_message, ["POST"]),
     ("/v1/embeddings", create_embeddings, ["POST"]),
+    ("/api/chat", ollama_chat, ["POST"]),
+    ("/api/generate", ollama_generate, ["POST"]),
+    ("/api/tags", ollama_tags, _READING),
+    ("/api/version", ollama_version, _READING),
     ("/tokenize", tokenize, ["POST"]),
     ("/detokenize", detokenize, ["POST"]),
 )
@@ -85,7 +97,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
             service.access.check_key(request.headers)
     except YearlingError as refusal:
         error = refusal
-    response = error_response(reply_of(error))
+    response = error_response(reply_of(error), request.url.path)
     if isinstance(error, HTTPException) and error.headers:
         response.headers.update(error.headers)
     return response
@@ -99,4 +111,4 @@ def _is_public(request: Request) -> bool:
 async def _answer_error(request: Request, error: Exception) -> Response:
     reply = reply_of(error)
     log_failure(error, reply.status)
-    return error_response(reply)
+    return error_response(reply, request.url.path)

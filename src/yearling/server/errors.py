@@ -7,9 +7,15 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from yearling.core.errors import YearlingError
+from yearling.wire.anthropic import answers as anthropic
+from yearling.wire.ollama import answers as ollama
 from yearling.wire.openai.errors import ErrorReply, error_reply
 
 __all__ = ["HttpError", "error_response", "large_headers", "reply_of"]
+
+
+_FORMS = {"/v1/messages": anthropic.error_payload, "/api/": ollama.error_payload}
+"""Of errors by the beginning of a path; elsewhere they are OpenAI's."""
 
 
 class HttpError(YearlingError):
@@ -29,8 +35,8 @@ def reply_of(error: BaseException) -> ErrorReply:
     return error_reply(error)
 
 
-def error_response(reply: ErrorReply) -> Response:
-    """An answer that carries an error object."""
+def error_response(reply: ErrorReply, path: str = "") -> Response:
+    """An answer that carries an error object, in the form of the API that a path belongs to."""
     headers = {}
     if reply.retry_after_seconds is not None:
         headers["retry-after"] = str(reply.retry_after_seconds)
@@ -38,9 +44,10 @@ def error_response(reply: ErrorReply) -> Response:
         headers["www-authenticate"] = "Bearer"
     if reply.status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
         headers["connection"] = "close"
-    return Response(
-        json.dumps(reply.payload()), reply.status, headers, media_type="application/json"
+    payload = next(
+        (form(reply) for start, form in _FORMS.items() if path.startswith(start)), reply.payload()
     )
+    return Response(json.dumps(payload), reply.status, headers, media_type="application/json")
 
 
 def large_headers(most_bytes: int) -> ErrorReply:

@@ -48,7 +48,7 @@ class Front:
             log_failure(error, reply.status)
             if answer.status is not None:
                 raise
-            await error_response(reply)(scope, receive, answer.send)
+            await error_response(reply, scope["path"])(scope, receive, answer.send)
         finally:
             self._service.num_open_requests -= 1
             self._note(scope, answer)

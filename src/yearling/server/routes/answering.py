@@ -14,7 +14,13 @@ from yearling.models.tokenizer import Tokenizer
 from yearling.server.generation import Generation
 from yearling.server.models import ServedModel
 from yearling.server.service import Service
-from yearling.server.streaming import AnswerFrames, EventStream, unless_client_leaves
+from yearling.server.streaming import (
+    OPENAI,
+    AnswerFrames,
+    EventStream,
+    Framing,
+    unless_client_leaves,
+)
 from yearling.serving.request import GenerationRequest, OutputEvent, SamplingParams
 from yearling.wire.openai.answers import TokenTexts
 
@@ -163,6 +169,7 @@ async def answer(
     fold: AnswerFold,
     *,
     is_streamed: bool,
+    framing: Framing = OPENAI,
 ) -> Response:
     """Run requests and answer with a stream or a whole body.
 
@@ -183,6 +190,7 @@ async def answer(
             first=first,
             owner=stack.pop_all(),
             silence_seconds=service.limits.stream_silence_seconds,
+            framing=framing,
         )
 
 

@@ -1,13 +1,16 @@
-"""POST /v1/chat/completions."""
+"""POST /v1/chat/completions, and the beginning of every chat, whatever its API."""
 
 import asyncio
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fastapi import Request
 from starlette.responses import Response
 
 from yearling.server.body import read_json
 from yearling.server.log import log_user
+from yearling.server.models import ServedModel
 from yearling.server.routes.answering import (
     answer,
     build_requests,
@@ -17,19 +20,41 @@ from yearling.server.routes.answering import (
     service_of,
     token_texts,
 )
+from yearling.serving.request import GenerationRequest
 from yearling.wire.openai.answers import ChatFold
-from yearling.wire.openai.chat import parse_chat_request
+from yearling.wire.openai.chat import ChatRequest, parse_chat_request
 from yearling.wire.openai.generation import AnswerHead
 
-__all__ = ["create_chat_completion"]
+__all__ = ["BegunChat", "begin_chat", "create_chat_completion"]
 
 
-async def create_chat_completion(request: Request) -> Response:
-    """Answer a conversation."""
-    service = service_of(request)
-    body = await read_json(request, service.limits)
-    chat = parse_chat_request(body, service.limits.for_requests())
-    model = service.models.get(chat.model)
+@dataclass(frozen=True, slots=True)
+class BegunChat:
+    """A chat on its way to the engine.
+
+    Attributes:
+        model: That answers.
+        request_id: Of the answer.
+        requests: One for each choice.
+    """
+
+    model: ServedModel
+    request_id: str
+    requests: Sequence[GenerationRequest]
+
+
+async def begin_chat(request: Request, chat: ChatRequest, prefix: str) -> BegunChat:
+    """Find the model and turn a conversation into requests of its engine.
+
+    Args:
+        request: As it came.
+        chat: What it asks.
+        prefix: Of the answer's identifier.
+
+    Raises:
+        YearlingError: the model is not served, not ready, or cannot take the conversation.
+    """
+    model = service_of(request).models.get(chat.model)
     model.check_generates()
     model.check_ready()
     check_sampling_ids(model, chat.sampling)
@@ -39,19 +64,30 @@ async def create_chat_completion(request: Request) -> Response:
     check_room(model, len(prompt), chat.sampling, parameter="messages")
     if chat.user is not None:
         log_user(chat.user)
+    request_id = AnswerHead.new_id(prefix)
+    requests = build_requests(
+        [prompt],
+        chat.sampling.stopping_at(model.chat_stop),
+        request_id=request_id,
+        num_choices=chat.num_choices,
+        salt=cache_salt(request.state.salt, chat.cache_key),
+    )
+    return BegunChat(model, request_id, requests)
+
+
+async def create_chat_completion(request: Request) -> Response:
+    """Answer a conversation."""
+    service = service_of(request)
+    body = await read_json(request, service.limits)
+    chat = parse_chat_request(body, service.limits.for_requests())
+    begun = await begin_chat(request, chat, "chatcmpl")
+    model = begun.model
     head = AnswerHead(
-        id=AnswerHead.new_id("chatcmpl"),
+        id=begun.request_id,
         created=int(time.time()),
         model=model.name,
         fingerprint=model.fingerprint,
         has_usage_chunk=chat.has_usage_chunk,
-    )
-    requests = build_requests(
-        [prompt],
-        chat.sampling.stopping_at(model.chat_stop),
-        request_id=head.id,
-        num_choices=chat.num_choices,
-        salt=cache_salt(request.state.salt, chat.cache_key),
     )
     has_logprobs = chat.sampling.logprobs is not None
     fold = ChatFold(
@@ -60,4 +96,4 @@ async def create_chat_completion(request: Request) -> Response:
         token_texts=token_texts(model.tokenizer) if has_logprobs else None,
         has_tools=chat.tools is not None,
     )
-    return await answer(request, model, requests, fold, is_streamed=chat.is_streamed)
+    return await answer(request, model, begun.requests, fold, is_streamed=chat.is_streamed)

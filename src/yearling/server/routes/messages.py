@@ -1,0 +1,43 @@
+"""POST /v1/messages, as Anthropic has it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from fastapi import Request
+from starlette.responses import Response
+
+from yearling.server.body import read_json
+from yearling.server.routes.answering import answer, service_of
+from yearling.server.routes.chat import begin_chat
+from yearling.server.streaming import Framing
+from yearling.wire.anthropic.answers import MessageFold, error_payload
+from yearling.wire.anthropic.request import parse_messages_request
+
+__all__ = ["create_message"]
+
+
+def _frame(chunk: Mapping[str, Any]) -> bytes:
+    return f"event: {chunk['type']}\ndata: ".encode() + msgspec.json.encode(chunk) + b"\n\n"
+
+
+_FRAMING = Framing(_frame, error_payload, b"", silence=_frame({"type": "ping"}))
+
+
+async def create_message(request: Request) -> Response:
+    """Answer a conversation."""
+    service = service_of(request)
+    body = await read_json(request, service.limits)
+    chat = parse_messages_request(body, service.limits.for_requests())
+    begun = await begin_chat(request, chat, "msg")
+    (only,) = begun.requests
+    fold = MessageFold(
+        begun.model.name,
+        num_prompt=only.num_prompt_tokens,
+        stops=chat.sampling.stop,
+        token_bytes=begun.model.tokenizer.token_bytes,
+        has_tools=chat.tools is not None,
+    )
+    return await answer(
+        request, begun.model, begun.requests, fold, is_streamed=chat.is_streamed, framing=_FRAMING
+    )

@@ -1,0 +1,1 @@
+"""Anthropic's HTTP schema: messages, in and out, and errors."""

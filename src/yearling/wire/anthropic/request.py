@@ -1,0 +1,259 @@
+"""A request for a message, put in the internal terms of a chat.
+
+Source: https://docs.anthropic.com/en/api/messages; every field is in `MessagesBody` (honoured) or in
+`REFUSED_FIELDS` (refused by name).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from yearling.core.errors import RequestError, UnsupportedError
+from yearling.core.messages import ContentPart, Message, ToolCall
+from yearling.serving.request import SamplingParams
+from yearling.wire.limits import RequestLimits
+from yearling.wire.openai.chat import ChatRequest
+from yearling.wire.openai.fields import RefusedField, read_fields, validated
+from yearling.wire.openai.tools import NamedTool, Tool, ToolUse, tool_use
+
+__all__ = ["REFUSED_FIELDS", "MessagesBody", "parse_messages_request"]
+
+_Block = TypeVar("_Block", bound=BaseModel)
+_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+REFUSED_FIELDS: Mapping[str, RefusedField] = {
+    "container": RefusedField("there are no containers here"),
+    "context_management": RefusedField("nothing is taken out of a conversation here"),
+    "inference_geo": RefusedField("the server runs where it is"),
+    "mcp_servers": RefusedField("the server calls no other server"),
+    "output_config": RefusedField("use response_format at /v1/chat/completions", ({},)),
+    "output_format": RefusedField("use response_format at /v1/chat/completions"),
+    "service_tier": RefusedField("there is one tier", ("auto", "standard_only")),
+    "thinking": RefusedField("no model here thinks before it answers", ({"type": "disabled"},)),
+}
+
+
+class _CacheControl(BaseModel):
+    model_config = _STRICT
+
+    type: Literal["ephemeral"] = Field(description="Prefixes are always cached, so it asks nothing.")
+    ttl: Literal["5m", "1h"] | None = Field(default=None, description="Blocks stay while there is room.")
+
+
+class _TextBlock(BaseModel):
+    model_config = _STRICT
+
+    type: Literal["text"] = Field(description="Of the block.")
+    text: str = Field(description="What is said.")
+    cache_control: _CacheControl | None = Field(default=None, description="Asks nothing here.")
+    citations: None = Field(default=None, description="Models here cite nothing.")
+
+
+class _ToolUseBlock(BaseModel):
+    model_config = _STRICT
+
+    type: Literal["tool_use"] = Field(description="Of the block.")
+    id: str = Field(min_length=1, max_length=256, description="By which a result names it.")
+    name: str = Field(description="Of the tool.")
+    input: dict[str, Any] = Field(description="Its arguments.")
+    cache_control: _CacheControl | None = Field(default=None, description="Asks nothing here.")
+
+
+class _ToolResultBlock(BaseModel):
+    model_config = _STRICT
+
+    type: Literal["tool_result"] = Field(description="Of the block.")
+    tool_use_id: str = Field(description="Of the call.")
+    content: str | list[_TextBlock] | None = Field(default=None, description="What came back.")
+    is_error: bool | None = Field(default=None, description="Whether the call failed.")
+    cache_control: _CacheControl | None = Field(default=None, description="Asks nothing here.")
+
+
+class _Turn(BaseModel):
+    model_config = _STRICT
+
+    role: Literal["user", "assistant"] = Field(description="Who speaks.")
+    content: str | list[dict[str, Any]] = Field(description="A text, or blocks.")
+
+
+class _Tool(BaseModel):
+    model_config = _STRICT
+
+    name: str = Field(description="What calls name it.")
+    description: str | None = Field(default=None, description="What it does, for the model.")
+    input_schema: dict[str, Any] = Field(description="JSON Schema of its arguments.")
+    type: Literal["custom"] | None = Field(default=None, description="Only tools of the client's.")
+    strict: bool | None = Field(default=None, description="Arguments always hold to the schema.")
+    cache_control: _CacheControl | None = Field(default=None, description="Asks nothing here.")
+
+
+class _ToolChoice(BaseModel):
+    model_config = _STRICT
+
+    type: Literal["auto", "any", "tool", "none"] = Field(description="What must be called.")
+    name: str | None = Field(default=None, description="Of the tool, with type tool.")
+    disable_parallel_tool_use: bool | None = Field(default=None, description="One call at most.")
+
+
+class _Metadata(BaseModel):
+    model_config = _STRICT
+
+    user_id: str | None = Field(default=None, max_length=256, description="Of the end user.")
+
+
+class MessagesBody(BaseModel):
+    """The fields of a message request that are honoured."""
+
+    model_config = _STRICT
+
+    model: str = Field(min_length=1, max_length=256, description="Name as /v1/models lists it.")
+    max_tokens: int = Field(ge=1, description="New tokens at most.")
+    messages: list[_Turn] = Field(min_length=1, description="The conversation so far.")
+    system: str | list[_TextBlock] | None = Field(default=None, description="What comes before it.")
+    stop_sequences: list[str] | None = Field(default=None, description="Texts that end the answer.")
+    stream: bool | None = Field(default=None, description="Send the answer piece by piece.")
+    temperature: float | None = Field(default=None, ge=0, le=1, description="0 is greedy.")
+    top_p: float | None = Field(default=None, gt=0, le=1, description="Mass kept.")
+    top_k: int | None = Field(default=None, ge=0, description="Keep the k likeliest.")
+    tools: list[_Tool] | None = Field(default=None, description="Functions that may be called.")
+    tool_choice: _ToolChoice | None = Field(default=None, description="What must be called.")
+    metadata: _Metadata | None = Field(default=None, description="Whom the caller acts for.")
+    cache_control: _CacheControl | None = Field(default=None, description="Asks nothing here.")
+
+
+def parse_messages_request(body: Mapping[str, Any], limits: RequestLimits) -> ChatRequest:
+    """Check a request body and put it in internal terms.
+
+    Raises:
+        RequestError: a field is wrong, unknown or not supported; `parameter` names it.
+    """
+    fields = read_fields(MessagesBody, body, REFUSED_FIELDS)
+    if len(fields.messages) > limits.messages:
+        raise RequestError(
+            f"messages holds {len(fields.messages)} entries; {limits.messages} is the limit.",
+            parameter="messages",
+        )
+    tools = _tools(fields)
+    return ChatRequest(
+        model=fields.model,
+        messages=(*_system(fields.system), *_messages(fields.messages)),
+        sampling=_sampling(fields, limits, tools),
+        num_choices=1,
+        is_streamed=bool(fields.stream),
+        has_usage_chunk=False,
+        cache_key="",
+        user=None if fields.metadata is None else fields.metadata.user_id,
+        tools=tools,
+    )
+
+
+def _sampling(
+    fields: MessagesBody, limits: RequestLimits, tools: ToolUse | None
+) -> SamplingParams:
+    stops = fields.stop_sequences or []
+    if len(stops) > limits.stops:
+        raise RequestError(
+            f"stop_sequences holds {len(stops)} strings; {limits.stops} is the limit.",
+            parameter="stop_sequences",
+        )
+    wanted = {
+        "max_tokens": fields.max_tokens,
+        "temperature": fields.temperature,
+        "top_p": fields.top_p,
+        "top_k": fields.top_k,
+        "stop": tuple(stops) or None,
+        "guide": None if tools is None else tools.guide,
+    }
+    return validated(SamplingParams, {k: v for k, v in wanted.items() if v is not None})
+
+
+def _tools(fields: MessagesBody) -> ToolUse | None:
+    choice = fields.tool_choice or _ToolChoice(type="auto")
+    if (choice.type == "tool") != (choice.name is not None):
+        raise RequestError(
+            "tool_choice has a name where its type is tool, and only there.",
+            parameter="tool_choice",
+        )
+    tools = [
+        validated(
+            Tool,
+            {
+                "type": "function",
+                "function": {
+                    "name": tool.name,
+                    "description": tool.description,
+                    "parameters": tool.input_schema,
+                },
+            },
+        )
+        for tool in fields.tools or ()
+    ]
+    wanted: Literal["none", "auto", "required"] | NamedTool
+    if choice.name is not None:
+        wanted = validated(NamedTool, {"type": "function", "function": {"name": choice.name}})
+    else:
+        wanted = {"auto": "auto", "any": "required", "none": "none"}[choice.type]  # type: ignore[assignment]
+    return tool_use(tools, wanted, is_parallel=not choice.disable_parallel_tool_use)
+
+
+def _system(given: str | Sequence[_TextBlock] | None) -> list[Message]:
+    if not given:
+        return []
+    texts = [given] if isinstance(given, str) else [block.text for block in given]
+    return [Message("system", tuple(ContentPart(text) for text in texts))]
+
+
+def _messages(turns: Sequence[_Turn]) -> list[Message]:
+    messages: list[Message] = []
+    for number, turn in enumerate(turns):
+        if isinstance(turn.content, str):
+            messages.append(Message(turn.role, (ContentPart(turn.content),)))
+        else:
+            messages += _from_blocks(turn.role, turn.content, f"messages[{number}].content")
+    return messages
+
+
+def _from_blocks(
+    role: Literal["user", "assistant"], blocks: Sequence[Mapping[str, Any]], where: str
+) -> list[Message]:
+    """Results of tools become turns of their own, before what the user says beside them."""
+    texts: list[ContentPart] = []
+    calls: list[ToolCall] = []
+    results: list[Message] = []
+    for number, raw in enumerate(blocks):
+        here, kind = f"{where}[{number}]", raw.get("type")
+        if kind == "text":
+            texts.append(ContentPart(_block(_TextBlock, raw, here).text))
+        elif kind == "tool_use" and role == "assistant":
+            use = _block(_ToolUseBlock, raw, here)
+            calls.append(ToolCall(use.id, use.name, json.dumps(use.input, ensure_ascii=False)))
+        elif kind == "tool_result" and role == "user":
+            results.append(_result(_block(_ToolResultBlock, raw, here)))
+        else:
+            raise UnsupportedError(
+                f"{here}.type is {str(kind)[:40]!r}; a turn of the {role} holds text and "
+                f"{'tool_use' if role == 'assistant' else 'tool_result'} here.",
+                parameter=f"{here}.type",
+            )
+    own = [Message(role, tuple(texts), tool_calls=tuple(calls))] if texts or calls else []
+    if not own and not results:
+        raise RequestError(f"{where} is empty.", parameter=where)
+    return [*results, *own]
+
+
+def _result(block: _ToolResultBlock) -> Message:
+    content = block.content or ""
+    text = content if isinstance(content, str) else "".join(part.text for part in content)
+    if block.is_error:
+        text = f"Error: {text}"
+    return Message("tool", (ContentPart(text),), tool_call_id=block.tool_use_id)
+
+
+def _block(model: type[_Block], raw: Mapping[str, Any], where: str) -> _Block:
+    try:
+        return validated(model, raw)
+    except RequestError as error:
+        parameter = f"{where}.{error.parameter}"
+        raise type(error)(f"{where}: {error}", parameter=parameter) from None

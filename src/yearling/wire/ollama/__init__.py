@@ -1,0 +1,1 @@
+"""Ollama's HTTP schema: chat, generate and the list of models."""

@@ -1,0 +1,158 @@
+"""Engine events into Ollama's answers: lines of JSON, or one object.
+
+Source: https://github.com/ollama/ollama/blob/main/docs/api.md.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from yearling.serving.request import OutputEvent, Usage
+from yearling.serving.tool_calls import CallPiece, ToolCallReader
+from yearling.wire.openai.errors import ErrorReply
+
+__all__ = ["OllamaFold", "error_payload", "model_entry", "utc_text"]
+
+
+def error_payload(reply: ErrorReply) -> dict[str, Any]:
+    """An error as this API sends it.
+
+    >>> error_payload(ErrorReply(404, "No such model."))
+    {'error': 'No such model.'}
+    """
+    return {"error": reply.message}
+
+
+def utc_text(seconds: float) -> str:
+    """A time as RFC 3339 has it.
+
+    >>> utc_text(0)
+    '1970-01-01T00:00:00Z'
+    """
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def model_entry(name: str, created: float, digest: str) -> dict[str, Any]:
+    """A model as `/api/tags` lists it."""
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": utc_text(created),
+        "size": 0,
+        "digest": digest,
+        "details": {
+            "parent_model": "",
+            "format": "",
+            "family": "",
+            "families": [],
+            "parameter_size": "",
+            "quantization_level": "",
+        },
+    }
+
+
+class OllamaFold:
+    """Folds the events of a chat or a generation."""
+
+    def __init__(self, model: str, *, is_chat: bool, has_tools: bool) -> None:
+        """Start an answer; the clock runs from here."""
+        self._model = model
+        self._is_chat = is_chat
+        self._reader = ToolCallReader() if has_tools else None
+        self._started = time.perf_counter_ns()
+        self._first: int | None = None
+        self._text: list[str] = []
+        self._calls: list[tuple[str, list[str]]] = []
+        self._num_told = 0
+        self._reason = "stop"
+        self._usage = Usage(0, 0)
+
+    def opening(self) -> Iterator[dict[str, Any]]:
+        """Nothing comes before the first event."""
+        return iter(())
+
+    def event(self, index: int, event: OutputEvent) -> Iterator[dict[str, Any]]:
+        """A line for new text, and one for each call that is whole; must be exhausted."""
+        text = self._take(event)
+        if text:
+            yield self._line(text, [])
+        is_over = event.finish_reason is not None
+        whole = len(self._calls) if is_over else len(self._calls) - 1
+        calls = [_call(*call) for call in self._calls[self._num_told : max(whole, 0)]]
+        if calls:
+            self._num_told += len(calls)
+            yield self._line("", calls)
+
+    def closing(self) -> Iterator[dict[str, Any]]:
+        """The last line says why it ended, and what it took."""
+        yield self._line("", []) | self._ending()
+
+    def add(self, index: int, event: OutputEvent) -> None:
+        """Take an event in."""
+        self._take(event)
+
+    def body(self) -> dict[str, Any]:
+        """The whole answer, after the last event."""
+        calls = [_call(*call) for call in self._calls]
+        return self._line("".join(self._text), calls) | self._ending()
+
+    def _take(self, event: OutputEvent) -> str:
+        """Take an event in, and give its text."""
+        if event.tokens and self._first is None:
+            self._first = time.perf_counter_ns()
+        text = ""
+        for piece in self._pieces(event):
+            if piece.call is None:
+                text += piece.text
+            elif piece.name is not None:
+                self._calls.append((piece.name, []))
+            else:
+                self._calls[piece.call][1].append(piece.arguments)
+        self._text.append(text)
+        if event.finish_reason is not None:
+            self._reason = event.finish_reason
+        if event.usage is not None:
+            self._usage = event.usage
+        return text
+
+    def _pieces(self, event: OutputEvent) -> list[CallPiece]:
+        if self._reader is None:
+            return [CallPiece(event.text)] if event.text else []
+        pieces = self._reader.push(event.text)
+        return pieces if event.finish_reason is None else [*pieces, *self._reader.finish()]
+
+    def _line(self, text: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        line: dict[str, Any] = {
+            "model": self._model,
+            "created_at": utc_text(time.time()),
+            "done": False,
+        }
+        if not self._is_chat:
+            return line | {"response": text}
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        return line | {"message": message | {"tool_calls": calls} if calls else message}
+
+    def _ending(self) -> dict[str, Any]:
+        now = time.perf_counter_ns()
+        first = self._first or now
+        return {
+            "done": True,
+            "done_reason": self._reason,
+            "total_duration": now - self._started,
+            "load_duration": 0,
+            "prompt_eval_count": self._usage.prompt_tokens,
+            "prompt_eval_duration": first - self._started,
+            "eval_count": self._usage.completion_tokens,
+            "eval_duration": now - first,
+        }
+
+
+def _call(name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    # A call that the length cut has no whole object; what there is would be none.
+    try:
+        found = json.loads("".join(arguments))
+    except ValueError:
+        found = {}
+    return {"function": {"name": name, "arguments": found}}

@@ -1,0 +1,253 @@
+"""Requests to chat and to generate, put in the internal terms of a chat.
+
+Source: https://github.com/ollama/ollama/blob/main/docs/api.md; every field is honoured or in
+`REFUSED_FIELDS`, every option honoured or in `REFUSED_OPTIONS`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from yearling.core.errors import RequestError
+from yearling.core.messages import ContentPart, Message, ToolCall, parse_messages
+from yearling.serving.request import Guide, SamplingParams
+from yearling.wire.limits import RequestLimits
+from yearling.wire.openai.chat import ChatRequest
+from yearling.wire.openai.fields import RefusedField, read_fields, validated
+from yearling.wire.openai.tools import Tool, tool_use
+
+__all__ = [
+    "REFUSED_FIELDS",
+    "REFUSED_OPTIONS",
+    "ChatBody",
+    "GenerateBody",
+    "Options",
+    "parse_chat",
+    "parse_generate",
+]
+
+_STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+_ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+
+REFUSED_FIELDS: Mapping[str, RefusedField] = {
+    "context": RefusedField("send the conversation to /api/chat", ([],)),
+    "height": RefusedField("no model here draws"),
+    "images": RefusedField("no model here sees", ([],)),
+    "logprobs": RefusedField("ask for them at /v1/chat/completions", (False,)),
+    "raw": RefusedField("send such a prompt to /v1/completions", (False,)),
+    "shift": RefusedField("nothing is taken out of a conversation here", (False,)),
+    "steps": RefusedField("no model here draws"),
+    "suffix": RefusedField("filling in the middle is not part of this version", ("",)),
+    "template": RefusedField("start the server with --chat-template", ("",)),
+    "think": RefusedField("no model here thinks before it answers", (False,)),
+    "top_logprobs": RefusedField("ask for them at /v1/chat/completions", (0,)),
+    "truncate": RefusedField("nothing is taken out of a conversation here", (False,)),
+    "width": RefusedField("no model here draws"),
+}
+
+_FIXED = "it is fixed when the server starts"
+_NO_SAMPLER = "there is no such way to choose tokens here"
+
+REFUSED_OPTIONS: Mapping[str, RefusedField] = {
+    "embedding_only": RefusedField(_FIXED, (False,)),
+    "f16_kv": RefusedField(_FIXED),
+    "logits_all": RefusedField(_FIXED, (False,)),
+    "low_vram": RefusedField(_FIXED, (False,)),
+    "main_gpu": RefusedField(_FIXED, (0,)),
+    "mirostat": RefusedField(_NO_SAMPLER, (0,)),
+    "mirostat_eta": RefusedField(_NO_SAMPLER, (0.1,)),
+    "mirostat_tau": RefusedField(_NO_SAMPLER, (5.0,)),
+    "num_batch": RefusedField(_FIXED),
+    "num_gpu": RefusedField(_FIXED, (0,)),
+    "num_keep": RefusedField("nothing is taken out of a conversation here"),
+    "num_thread": RefusedField(_FIXED),
+    "numa": RefusedField(_FIXED, (False,)),
+    "penalize_newline": RefusedField(_NO_SAMPLER),
+    "repeat_last_n": RefusedField("penalties see the whole conversation here", (-1,)),
+    "tfs_z": RefusedField(_NO_SAMPLER, (1.0,)),
+    "typical_p": RefusedField(_NO_SAMPLER, (1.0,)),
+    "use_mlock": RefusedField(_FIXED, (False,)),
+    "use_mmap": RefusedField(_FIXED),
+    "vocab_only": RefusedField(_FIXED, (False,)),
+}
+
+
+class Options(BaseModel):
+    """How tokens are chosen."""
+
+    model_config = _STRICT
+
+    num_predict: int | None = Field(default=None, description="New tokens; -1 fills the context.")
+    num_ctx: int | None = Field(default=None, ge=1, description="At most what the server has.")
+    temperature: float | None = Field(default=None, description="0 is greedy.")
+    top_k: int | None = Field(default=None, description="Keep the k likeliest; 0 keeps all.")
+    top_p: float | None = Field(default=None, description="Mass kept.")
+    min_p: float | None = Field(default=None, description="Share of the likeliest to reach.")
+    seed: int | None = Field(default=None, description="Makes the draw reproducible.")
+    stop: list[str] | None = Field(default=None, description="Texts that end the answer.")
+    repeat_penalty: float | None = Field(default=None, description="1 is none.")
+    presence_penalty: float | None = Field(default=None, description="0 is none.")
+    frequency_penalty: float | None = Field(default=None, description="0 is none.")
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop_is_a_list(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+
+class _Body(BaseModel):
+    """What both have."""
+
+    model_config = _STRICT
+
+    model: str = Field(min_length=1, max_length=256, description="Name as /api/tags lists it.")
+    stream: bool | None = Field(default=None, description="Send the answer in pieces; it is.")
+    format: Any = Field(default=None, description="`json`, or a JSON Schema.")
+    options: dict[str, Any] | None = Field(default=None, description="How tokens are chosen.")
+    keep_alive: str | float | None = Field(
+        default=None, description="Models stay loaded while the server runs."
+    )
+
+
+class ChatBody(_Body):
+    """The fields of a chat that are honoured."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1, description="The conversation so far.")
+    tools: list[Tool] | None = Field(default=None, description="Functions that may be called.")
+
+
+class GenerateBody(_Body):
+    """The fields of a generation that are honoured."""
+
+    prompt: str = Field(description="What the user says.")
+    system: str | None = Field(default=None, description="What comes before it.")
+
+
+def parse_chat(body: Mapping[str, Any], limits: RequestLimits, context: int) -> ChatRequest:
+    """Check a chat and put it in internal terms.
+
+    Args:
+        body: As it came.
+        limits: Of requests.
+        context: Tokens that the model has.
+
+    Raises:
+        RequestError: a field is wrong, unknown or not supported; `parameter` names it.
+    """
+    fields = read_fields(ChatBody, body, REFUSED_FIELDS)
+    if len(fields.messages) > limits.messages:
+        raise RequestError(
+            f"messages holds {len(fields.messages)} entries; {limits.messages} is the limit.",
+            parameter="messages",
+        )
+    tools = tool_use(fields.tools, None, is_parallel=True)
+    guide = _guide(fields.format)
+    if tools is not None and guide is not None:
+        raise RequestError(
+            "format and tools both say what the answer must be: send one.", parameter="format"
+        )
+    guide = tools.guide if tools is not None else guide
+    return ChatRequest(
+        model=fields.model,
+        messages=_messages(fields.messages),
+        sampling=_sampling(fields, limits, context, guide),
+        num_choices=1,
+        is_streamed=fields.stream is not False,
+        has_usage_chunk=False,
+        cache_key="",
+        user=None,
+        tools=tools,
+    )
+
+
+def parse_generate(body: Mapping[str, Any], limits: RequestLimits, context: int) -> ChatRequest:
+    """Check a generation, which is a chat of one turn; see `parse_chat`."""
+    fields = read_fields(GenerateBody, body, REFUSED_FIELDS)
+    messages = [Message("user", (ContentPart(fields.prompt),))]
+    if fields.system:
+        messages.insert(0, Message("system", (ContentPart(fields.system),)))
+    return ChatRequest(
+        model=fields.model,
+        messages=tuple(messages),
+        sampling=_sampling(fields, limits, context, _guide(fields.format)),
+        num_choices=1,
+        is_streamed=fields.stream is not False,
+        has_usage_chunk=False,
+        cache_key="",
+        user=None,
+    )
+
+
+def _guide(wanted: object) -> Guide | None:
+    if wanted is None or wanted == "":
+        return None
+    if wanted == "json":
+        return Guide(json_schema=_ANY_OBJECT, field="format")
+    if isinstance(wanted, dict):
+        return Guide(json_schema=wanted, field="format")
+    raise RequestError("format is json or a JSON Schema.", parameter="format")
+
+
+def _sampling(
+    fields: _Body, limits: RequestLimits, context: int, guide: Guide | None
+) -> SamplingParams:
+    try:
+        options = read_fields(Options, fields.options or {}, REFUSED_OPTIONS)
+    except RequestError as error:
+        name = f"options.{error.parameter}"
+        raise type(error)(f"options: {error}", parameter=name) from None
+    if options.num_ctx is not None and options.num_ctx > context:
+        raise RequestError(
+            f"options.num_ctx is {options.num_ctx}; this model has {context} tokens here.",
+            parameter="options.num_ctx",
+        )
+    if options.stop is not None and len(options.stop) > limits.stops:
+        raise RequestError(
+            f"options.stop holds {len(options.stop)} strings; {limits.stops} is the limit.",
+            parameter="options.stop",
+        )
+    wanted = options.model_dump(exclude={"num_ctx", "num_predict", "repeat_penalty", "stop"})
+    wanted |= {
+        "max_tokens": options.num_predict if options.num_predict not in (-1, -2) else None,
+        "repetition_penalty": options.repeat_penalty,
+        "stop": None if options.stop is None else tuple(options.stop),
+        "guide": guide,
+    }
+    return validated(SamplingParams, {k: v for k, v in wanted.items() if v is not None})
+
+
+def _messages(raw: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
+    """OpenAI's messages, but for calls, whose arguments are objects without an id."""
+    messages: list[Message] = []
+    for number, given in enumerate(raw):
+        where = f"messages[{number}]"
+        rest = {key: value for key, value in given.items() if value is not None}
+        calls = tuple(
+            _tool_call(call, f"{where}.tool_calls[{index}]")
+            for index, call in enumerate(rest.pop("tool_calls", ()))
+        )
+        rest.pop("tool_name", None)  # results stand in the order of their calls
+        if rest.pop("images", None):
+            raise RequestError(f"{where}.images: no model here sees.", parameter=f"{where}.images")
+        try:
+            (message,) = parse_messages([rest])
+        except RequestError as error:
+            parameter = (error.parameter or "").replace("messages[0]", where)
+            text = str(error).replace("messages[0]", where)
+            raise type(error)(text, parameter=parameter) from None
+        messages.append(
+            Message(message.role, message.content, tool_calls=calls) if calls else message
+        )
+    return tuple(messages)
+
+
+def _tool_call(raw: object, where: str) -> ToolCall:
+    function = raw.get("function") if isinstance(raw, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        raise RequestError(f"{where} must have a function with a name.", parameter=where)
+    arguments = function.get("arguments", {})
+    if not isinstance(arguments, Mapping):
+        raise RequestError(f"{where}.function.arguments must be an object.", parameter=where)
+    return ToolCall("", function["name"], json.dumps(arguments, ensure_ascii=False))

@@ -1,0 +1,130 @@
+"""Every field that Anthropic's and Ollama's own clients can send is honoured or refused by name."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import ollama
+import pytest
+from anthropic.types import message_create_params as message_params
+from ollama import _types as ollama_types
+from pydantic import BaseModel
+
+from yearling.core.errors import RequestError, UnsupportedError
+from yearling.server.limits import Limits
+from yearling.wire.anthropic import request as anthropic_request
+from yearling.wire.ollama import request as ollama_request
+from yearling.wire.openai.fields import RefusedField
+
+LIMITS = Limits().for_requests()
+TURN = {"role": "user", "content": "Hi"}
+MESSAGE = {"model": "m", "max_tokens": 8, "messages": [TURN]}
+CHAT = {"model": "m", "messages": [TURN]}
+GENERATE = {"model": "m", "prompt": "Hi"}
+UNLIKELY: Any = {"a value": ["nobody", "sends"]}
+
+parse_message = partial(anthropic_request.parse_messages_request, limits=LIMITS)
+parse_chat = partial(ollama_request.parse_chat, limits=LIMITS, context=512)
+parse_generate = partial(ollama_request.parse_generate, limits=LIMITS, context=512)
+
+MESSAGE_FIELDS = {
+    name
+    for parameters in (
+        message_params.MessageCreateParamsBase,
+        message_params.MessageCreateParamsNonStreaming,
+        message_params.MessageCreateParamsStreaming,
+    )
+    for name in parameters.__annotations__
+}
+
+
+@pytest.mark.parametrize(
+    ("fields", "honoured", "refused"),
+    [
+        (
+            MESSAGE_FIELDS,
+            anthropic_request.MessagesBody,
+            anthropic_request.REFUSED_FIELDS,
+        ),
+        (
+            set(ollama_types.ChatRequest.model_fields),
+            ollama_request.ChatBody,
+            ollama_request.REFUSED_FIELDS,
+        ),
+        (
+            set(ollama_types.GenerateRequest.model_fields),
+            ollama_request.GenerateBody,
+            ollama_request.REFUSED_FIELDS,
+        ),
+        (
+            set(ollama.Options.model_fields),
+            ollama_request.Options,
+            ollama_request.REFUSED_OPTIONS,
+        ),
+    ],
+    ids=["messages", "chat", "generate", "options"],
+)
+def test_every_field_of_the_client_is_honoured_or_refused(
+    fields: set[str], honoured: type[BaseModel], refused: Mapping[str, RefusedField]
+) -> None:
+    assert len(fields) > 5
+    assert fields - set(honoured.model_fields) - set(refused) == set()
+    assert set(honoured.model_fields) & set(refused) == set()
+
+
+@pytest.mark.parametrize(
+    ("parse", "body", "field"),
+    [
+        *((parse_message, MESSAGE, field) for field in anthropic_request.REFUSED_FIELDS),
+        *((parse_chat, CHAT, field) for field in ollama_request.REFUSED_FIELDS),
+        *((parse_generate, GENERATE, field) for field in ollama_request.REFUSED_FIELDS),
+    ],
+)
+def test_refused_field_names_itself(
+    parse: Callable[[Mapping[str, Any]], Any], body: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=f"^{field} is not supported: ") as caught:
+        parse({**body, field: UNLIKELY})
+    assert caught.value.parameter == field
+
+
+@pytest.mark.parametrize("option", ollama_request.REFUSED_OPTIONS)
+def test_refused_option_names_itself(option: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"{option} is not supported: ") as caught:
+        parse_chat({**CHAT, "options": {option: UNLIKELY}})
+    assert caught.value.parameter == f"options.{option}"
+
+
+@pytest.mark.parametrize(
+    ("parse", "body", "parameter"),
+    [
+        (parse_message, MESSAGE | {"tempratur": 1}, "tempratur"),
+        (parse_message, {"model": "m", "messages": [TURN]}, "max_tokens"),
+        (parse_message, MESSAGE | {"temperature": 2}, "temperature"),
+        (parse_message, MESSAGE | {"tool_choice": {"type": "tool"}}, "tool_choice"),
+        (parse_message, MESSAGE | {"tool_choice": {"type": "any"}}, "tool_choice"),
+        (parse_message, MESSAGE | {"messages": [{"role": "user", "content": []}]},
+         "messages[0].content"),
+        (parse_message, MESSAGE | {"messages": [{"role": "king", "content": "x"}]},
+         "messages[0].role"),
+        (parse_message,
+         MESSAGE | {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+         "messages[0].content[0].text"),
+        (parse_chat, CHAT | {"mood": 1}, "mood"),
+        (parse_chat, CHAT | {"format": "xml"}, "format"),
+        (parse_chat, CHAT | {"options": {"top_p": 2}}, "top_p"),
+        (parse_chat, CHAT | {"options": {"num_ctx": 513}}, "options.num_ctx"),
+        (parse_chat, CHAT | {"messages": [TURN, {"role": "king", "content": "x"}]},
+         "messages[1].role"),
+        (parse_chat, CHAT | {"messages": [{**TURN, "images": ["x"]}]}, "messages[0].images"),
+        (parse_chat, CHAT | {"messages": [{"role": "assistant", "tool_calls": [{}]}]},
+         "messages[0].tool_calls[0]"),
+        (parse_generate, {"model": "m"}, "prompt"),
+    ],
+)  # fmt: skip
+def test_wrong_value_is_refused_by_name(
+    parse: Callable[[Mapping[str, Any]], Any], body: dict[str, Any], parameter: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse(body)
+    assert caught.value.parameter == parameter
