@@ -5,7 +5,7 @@
 #   make check-native kernel tests under the address and undefined-behaviour sanitizers
 #   make test-fast    tests without the slow ones; before every commit
 #   make test         all tests
-#   make example      README's tuning example, from a CSV to answers (about 6 minutes)
+#   make example      README's tuning example, from a CSV to answers (about 2 minutes)
 #   make docs         the documentation site, in site/
 #   make bench        speed against llama.cpp, OpenVINO and transformers (BENCH_ARGS="--json FILE")
 #   make wheel        a wheel for machines without a compiler, in dist/

@@ -25,6 +25,11 @@ GUARDED = {
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
+    "/v1/messages",
+    "/api/chat",
+    "/api/generate",
+    "/api/tags",
+    "/api/version",
     "/tokenize",
     "/detokenize",
 }
@@ -64,7 +69,9 @@ WRONG_KEYS: list[dict[str, str]] = [
     {"Authorization": KEY},
     {"Authorization": "Bearer "},
     {"Authorization": "Bearer \xe9"},
-    {"X-Api-Key": KEY},
+    {"X-Api-Key": f"{KEY}x"},
+    {"X-Api-Key": f"Bearer {KEY}"},
+    {"X-Api-Key": KEY, "Authorization": "Bearer wrong"},
     {"Cookie": f"Authorization=Bearer {KEY}"},
 ]
 
@@ -81,13 +88,21 @@ def test_without_the_key_no_spelling_of_a_guarded_route_answers(
     for headers in WRONG_KEYS:
         status, _, content = guarded.request("GET", _spellings(path)[0], headers=headers)
         assert status == 401, headers
-        assert json.loads(content)["error"]["type"] == "authentication_error"
+        error = json.loads(content)["error"]
+        if path.startswith("/api/"):
+            assert "key" in error, "Ollama's errors are a text"
+        else:
+            assert error["type"] == "authentication_error"
 
 
 def test_two_authorization_headers_are_refused(guarded: LiveServer) -> None:
     lines = f"Authorization: Bearer {KEY}\r\n" * 2
     head = f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}\r\n"
     assert b" 401 " in guarded.raw(head.encode()).split(b"\r\n")[0]
+
+
+def test_anthropics_header_carries_a_key_too(guarded: LiveServer) -> None:
+    assert guarded.request("GET", "/v1/models", headers={"X-Api-Key": KEY})[0] == 200
 
 
 def test_with_a_key_every_guarded_route_lets_pass(guarded: LiveServer) -> None:

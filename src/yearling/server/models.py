@@ -75,13 +75,18 @@ class ServedModel:
             )
         num_bytes = sum(len(message.text.encode()) for message in messages)
         self._check_bytes(num_bytes + len(json.dumps(tools)), "messages")
-        source = self.chat_template.source
         has_turns = any(message.tool_calls or message.role == "tool" for message in messages)
-        if not knows_calls(source) and (tools or (has_turns and "tool_calls" not in source)):
+        if (tools or has_turns) and not self._can_show(tools):
             messages, tools = in_words(messages, tools), ()
         return self.chat_template.encode(
             messages, tools=tools or None, add_generation_prompt=add_generation_prompt
         )
+
+    def _can_show(self, tools: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the template has a place for tools in our form, or for calls where none are."""
+        assert self.chat_template is not None
+        source = self.chat_template.source
+        return knows_calls(source) if tools else "tool_calls" in source
 
     def encode_text(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Tokenize raw text; control tokens written in it count, but not for an encoder.

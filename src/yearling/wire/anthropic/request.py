@@ -1,7 +1,7 @@
 """A request for a message, put in the internal terms of a chat.
 
-Source: https://docs.anthropic.com/en/api/messages; every field is in `MessagesBody` (honoured) or in
-`REFUSED_FIELDS` (refused by name).
+Source: https://docs.anthropic.com/en/api/messages; every field is in `MessagesBody` (honoured) or
+in `REFUSED_FIELDS` (refused by name).
 """
 
 import json
@@ -26,20 +26,24 @@ _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 REFUSED_FIELDS: Mapping[str, RefusedField] = {
     "container": RefusedField("there are no containers here"),
     "context_management": RefusedField("nothing is taken out of a conversation here"),
+    "diagnostics": RefusedField("the server's metrics and log tell of requests"),
     "inference_geo": RefusedField("the server runs where it is"),
     "mcp_servers": RefusedField("the server calls no other server"),
     "output_config": RefusedField("use response_format at /v1/chat/completions", ({},)),
     "output_format": RefusedField("use response_format at /v1/chat/completions"),
     "service_tier": RefusedField("there is one tier", ("auto", "standard_only")),
+    "speed": RefusedField("there is one speed", ("standard",)),
     "thinking": RefusedField("no model here thinks before it answers", ({"type": "disabled"},)),
+    "user_profile_id": RefusedField("use metadata.user_id"),
+    "workspace_id": RefusedField("there are no workspaces here"),
 }
 
 
 class _CacheControl(BaseModel):
     model_config = _STRICT
 
-    type: Literal["ephemeral"] = Field(description="Prefixes are always cached, so it asks nothing.")
-    ttl: Literal["5m", "1h"] | None = Field(default=None, description="Blocks stay while there is room.")
+    type: Literal["ephemeral"] = Field(description="Prefixes are always cached.")
+    ttl: Literal["5m", "1h"] | None = Field(default=None, description="They stay while they fit.")
 
 
 class _TextBlock(BaseModel):
@@ -149,9 +153,7 @@ def parse_messages_request(body: Mapping[str, Any], limits: RequestLimits) -> Ch
     )
 
 
-def _sampling(
-    fields: MessagesBody, limits: RequestLimits, tools: ToolUse | None
-) -> SamplingParams:
+def _sampling(fields: MessagesBody, limits: RequestLimits, tools: ToolUse | None) -> SamplingParams:
     stops = fields.stop_sequences or []
     if len(stops) > limits.stops:
         raise RequestError(
