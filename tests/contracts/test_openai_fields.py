@@ -28,7 +28,8 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 COMPLETION = {"model": "m", "prompt": "Hi"}
 EMBEDDING = {"model": "m", "input": "Hi"}
 GUIDES = {"guided_json", "guided_regex", "guided_choice", "guided_grammar"}
-EXTRAS = {"top_k", "min_p", "repetition_penalty", "stop_token_ids"} | GUIDES
+SAMPLING = {"top_k", "min_p", "repetition_penalty", "stop_token_ids", "min_tokens", "ignore_eos"}
+EXTRAS = SAMPLING | GUIDES
 UNLIKELY: Any = {"a value": ["nobody", "sends"]}
 WRONG: Mapping[str, Any] = {"guided_json": ["no", "schema"]}
 """Of fields that take any object."""

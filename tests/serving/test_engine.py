@@ -492,3 +492,53 @@ def test_tokenizer_fake_agrees_with_itself() -> None:
     tokenizer = ByteTokenizer()
     ids = tokenizer.encode("a<end>b", parse_special=True)
     assert (ids, tokenizer.decode(ids)) == ([97, 256, 98], "ab")
+
+
+def test_no_token_ends_an_answer_before_its_least_length() -> None:
+    """The fake model has no logits, so that what is asked of a real one is looked at."""
+    end = TRUE_ANSWERS[0][3]
+    early, late = (
+        make_request(PROMPTS[0], max_tokens=12, stop_token_ids=[end], min_tokens=least)
+        for least in (0, 9)
+    )
+    executor = FakeExecutor()
+    seen: list[dict[int, float]] = []
+    execute = executor.execute
+
+    def noted(step: Any) -> Any:
+        seen.extend(dict(part.sample.logit_bias) for part in step if part.sample is not None)
+        return execute(step)
+
+    executor.execute = noted  # type: ignore[method-assign]
+    (answer,) = drive(make_engine(executor), early)
+    assert answer.tokens == TRUE_ANSWERS[0][:4]
+    assert not any(seen)
+    seen.clear()
+    drive(make_engine(executor), late)
+    assert [end in bias and 256 in bias for bias in seen[:9]] == [True] * len(seen[:9])
+    assert all(bias.get(end, -1e9) <= -1e9 for bias in seen[:9])
+    assert not any(seen[9:])
+
+
+def test_the_models_own_end_is_passed_over_when_asked() -> None:
+    prompt = PROMPTS[1]
+    end = TRUE_ANSWERS[1][2]
+    engine = Engine(
+        FakeExecutor(), ByteTokenizer(), context=4096, eos_token_ids=(end,), vocabulary=258
+    )
+    plain = make_request(prompt, max_tokens=8)
+    on = make_request(prompt, max_tokens=8, ignore_eos=True)
+    mine = make_request(prompt, max_tokens=8, ignore_eos=True, stop_token_ids=[TRUE_ANSWERS[1][5]])
+    first, second, third = drive(engine, plain, on, mine)
+    assert first.tokens == TRUE_ANSWERS[1][: first.tokens.index(end) + 1]
+    assert (second.tokens, second.final.finish_reason) == (TRUE_ANSWERS[1][:8], "length")
+    assert third.final.finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [{"min_tokens": 5, "max_tokens": 4}, {"min_tokens": 1, "guide": {"regex": "a"}}],
+)
+def test_a_least_length_that_cannot_be_is_refused(sampling: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="min_tokens"):
+        SamplingParams.model_validate(sampling)

@@ -167,3 +167,27 @@ def test_a_real_model_chooses_among_texts(smollm2: LLM) -> None:
         smollm2.chat(question, params.model_copy(update={"seed": seed})).text for seed in range(12)
     }
     assert texts <= {"hot", "cold"}
+
+
+def test_a_real_model_goes_on_for_as_long_as_it_must(smollm2: LLM) -> None:
+    question = [{"role": "user", "content": "Say hello."}]
+    short = smollm2.chat(question, SamplingParams(temperature=0, max_tokens=200))
+    assert short.finish_reason == "stop"
+    least = short.usage.completion_tokens + 20
+    params = SamplingParams(temperature=0, max_tokens=least + 50, min_tokens=least)
+    longer = smollm2.chat(question, params)
+    assert longer.usage.completion_tokens >= least
+    assert longer.text.startswith(short.text)
+    endless = SamplingParams(temperature=0, max_tokens=least, ignore_eos=True)
+    assert smollm2.chat(question, endless).finish_reason == "length"
+
+
+def test_a_guide_that_becomes_too_complex_says_so_briefly(guides: Guides) -> None:
+    options = " | ".join(f'"option {number} of many"' for number in range(3_000))
+    guided = guides.begin(Guide(grammar=f"start: {options}"))
+    while guided.problem is None:
+        guided.take(ids(guided)[0])
+        assert not guided.is_finished
+    assert len(guided.problem) <= 500
+    with pytest.raises(ValidationError, match="at most 1000"):
+        Guide(choice=tuple(map(str, range(1_001))))

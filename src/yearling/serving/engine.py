@@ -276,7 +276,8 @@ class Engine:
 
     def _new_generation(self, request: GenerationRequest) -> Generation:
         sampling = request.sampling
-        stop_ids = self._eos_token_ids.union(sampling.stop_token_ids, self._stop_tokens(sampling))
+        ends = frozenset() if sampling.ignore_eos else self._eos_token_ids
+        stop_ids = ends.union(sampling.stop_token_ids, self._stop_tokens(sampling))
         return Generation(
             sequence=self._new_sequence(request),
             sampling=sampling,

@@ -1,6 +1,6 @@
 """One admitted request: what a step asks for it, and what becomes of the step's output."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from yearling.serving.detokenizer import Detokenizer
@@ -18,6 +18,8 @@ from yearling.serving.scheduler import Chunk
 from yearling.serving.sequence import TokenSequence
 
 __all__ = ["Generation"]
+
+_OUT_OF_REACH = -1e9  # added to a logit; far below any, and finite
 
 
 @dataclass(eq=False, slots=True)
@@ -39,7 +41,7 @@ class Generation:
     sampling: SamplingParams
     seed: int
     max_new_tokens: int
-    stop_ids: Container[int]
+    stop_ids: Collection[int]
     is_prompt_only: bool
     detokenizer: Detokenizer | None
     guided: Guided | None = None
@@ -153,6 +155,12 @@ class Generation:
             return "length"
         return None
 
+    def _bias_now(self) -> Sequence[tuple[int, float]]:
+        """The caller's bias; before the least length what would end the answer is out of reach."""
+        if self.sequence.num_generated >= self.sampling.min_tokens:
+            return self._bias
+        return (*self._bias, *((token, _OUT_OF_REACH) for token in self.stop_ids))
+
     def _sample_input(self) -> SampleInput:
         sampling, sequence = self.sampling, self.sequence
         return SampleInput(
@@ -167,7 +175,7 @@ class Generation:
             sequence.num_generated,
             sequence.tokens if self._has_penalty else (),
             sequence.num_generated if self._has_penalty else 0,
-            self._bias,
+            self._bias_now(),
             sampling.logprobs,
             None if self.guided is None else self.guided.allowed,
         )

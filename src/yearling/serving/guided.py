@@ -61,12 +61,14 @@ class Guides:
         Raises:
             RequestError: it is malformed, of a kind that is not supported, or too large.
         """
-        from llguidance import LLMatcher
+        from llguidance import LLMatcher, LLParserLimits
 
         if self._trie is None:
             self._trie = self._build_trie()
         try:
-            matcher = LLMatcher(self._trie, _grammar(guide), log_level=0)
+            # An error with the parser's state in it can be as long as the grammar.
+            limits = LLParserLimits(verbose_errors=False)
+            matcher = LLMatcher(self._trie, _grammar(guide), log_level=0, limits=limits)
         except ValueError as error:
             raise _refused(guide, str(error)) from None
         guided = Guided(matcher, self._vocabulary)
@@ -104,12 +106,12 @@ class Guided:
     @property
     def is_finished(self) -> bool:
         """Whether nothing can follow but the end."""
-        return self._matcher.is_stopped()
+        return self.problem is None and self._matcher.is_stopped()
 
     def take(self, token: int) -> None:
         """Go on by a token that was allowed, and find what may follow it."""
         if not self._matcher.consume_token(token):
-            self.problem = self._matcher.get_error() or f"it refuses token {token}"
+            self.problem = _first_line(self._matcher.get_error()) or f"it refuses token {token}"
         elif not self.is_finished:
             self._look_ahead()
 
@@ -117,7 +119,7 @@ class Guided:
         if not self._matcher.is_error():
             self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
         if self._matcher.is_error():
-            self.problem = self._matcher.get_error()
+            self.problem = _first_line(self._matcher.get_error())
         elif not self._words.any():
             self.problem = "no token can follow"
         self.allowed = self._words.tobytes()
@@ -165,4 +167,9 @@ def _grammar(guide: Guide) -> str:
 
 
 def _refused(guide: Guide, reason: str) -> RequestError:
-    return RequestError(f"{guide.field} is no guide: {reason.strip()[:500]}", parameter=guide.field)
+    said = _first_line(reason)
+    return RequestError(f"{guide.field} is no guide: {said}", parameter=guide.field)
+
+
+def _first_line(reason: str) -> str:
+    return reason.strip().partition("\n")[0][:500]

@@ -38,7 +38,7 @@ class Guide(BaseModel):
     )
     regex: str | None = Field(default=None, description="A text that the expression matches whole.")
     choice: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="One of these texts."
+        default=None, min_length=1, max_length=1_000, description="One of these texts."
     )
     grammar: str | None = Field(
         default=None, description="A text of a context-free grammar, in Lark's notation."
@@ -68,6 +68,12 @@ class SamplingParams(BaseModel):
 
     max_tokens: int | None = Field(
         default=None, ge=1, description="New tokens at most; None fills the context window."
+    )
+    min_tokens: int = Field(
+        default=0, ge=0, description="No token ends the answer before; a stop string does."
+    )
+    ignore_eos: bool = Field(
+        default=False, description="Go on where the model would end, up to max_tokens."
     )
     temperature: float = Field(default=1.0, ge=0.0, le=10.0, description="0 is greedy.")
     top_k: int = Field(default=0, ge=0, description="Keep the k likeliest tokens; 0 keeps all.")
@@ -122,6 +128,14 @@ class SamplingParams(BaseModel):
     @classmethod
     def _one_stop_is_a_list(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _can_reach_its_least(self) -> "SamplingParams":
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens={self.min_tokens} is more than max_tokens")
+        if self.min_tokens and self.guide is not None:
+            raise ValueError("min_tokens and a guide contradict each other: leave one out")
+        return self
 
     @property
     def is_greedy(self) -> bool:

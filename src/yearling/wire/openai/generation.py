@@ -43,6 +43,8 @@ class GenerationBody(GuidedFields):
 
     model: str = Field(min_length=1, max_length=256, description="Name as /v1/models lists it.")
     max_tokens: int | None = Field(default=None, description="New tokens at most.")
+    min_tokens: int | None = Field(default=None, description="New tokens at least.")
+    ignore_eos: bool | None = Field(default=None, description="Go on where the model would end.")
     temperature: float | None = Field(default=None, description="0 is greedy.")
     top_p: float | None = Field(
         default=None, ge=0, le=1, description="Mass kept; 0 keeps the likeliest token alone."
@@ -72,6 +74,8 @@ class GenerationBody(GuidedFields):
 
 
 _SAME_NAME = (
+    "min_tokens",
+    "ignore_eos",
     "temperature",
     "top_p",
     "min_p",
