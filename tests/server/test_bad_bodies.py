@@ -40,6 +40,22 @@ def test_every_route_reads_bodies_the_same_way(server: LiveServer, path: str) ->
         assert_error(status, content, 400)
 
 
+@pytest.mark.parametrize("path", ["/v1/messages", "/api/chat", "/api/generate"])
+def test_routes_of_other_apis_read_them_so_too_and_answer_in_their_form(
+    server: LiveServer, path: str
+) -> None:
+    for name in ("empty", "array", "NaN", "lone high surrogate", "100000 arrays", "Latin-1"):
+        status, _, content = server.request("POST", path, BAD_BODIES[name])
+        assert status == 400, (name, content)
+        body = json.loads(content)
+        if path == "/v1/messages":
+            assert (body["type"], body["error"]["type"]) == ("error", "invalid_request_error")
+            assert body["error"]["message"]
+        else:
+            assert set(body) == {"error"}
+            assert isinstance(body["error"], str)
+
+
 @pytest.mark.parametrize(
     "content_type",
     [

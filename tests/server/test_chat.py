@@ -180,3 +180,11 @@ def test_chat_wrong_ids_are_refused(client: openai.OpenAI) -> None:
                 model="reciter", messages=QUESTION, extra_body={name: value}
             )
         assert caught.value.param == name
+
+
+def test_guide_beyond_the_limit_is_refused_by_name(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="65536 is the limit") as caught:
+        client.chat.completions.create(
+            model="reciter", messages=QUESTION, extra_body={"guided_regex": "a" * 70_000}
+        )
+    assert caught.value.param == "guided_regex"

@@ -36,6 +36,9 @@ class Limits:
     input_tokens: int = _bound(300_000, "Tokens of all those texts together.")
     stops: int = _bound(16, "Stop strings, of at most 256 characters each.")
     logit_biases: int = _bound(1024, "Entries of logit_bias.")
+    guide_bytes: int = _bound(
+        64 * _KIBIBYTE, "One schema, expression, grammar or set of tools that guides answers."
+    )
     prompt_bytes_per_context_token: int = _bound(
         8, "Prompt bytes per token of context; more is refused before tokenising."
     )

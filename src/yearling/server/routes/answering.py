@@ -31,7 +31,7 @@ __all__ = [
     "cache_salt",
     "check_ids",
     "check_room",
-    "check_sampling_ids",
+    "check_sampling",
     "json_response",
     "service_of",
     "token_texts",
@@ -111,14 +111,21 @@ def _seeded(sampling: SamplingParams, choice: int) -> SamplingParams:
     return sampling.model_copy(update={"seed": wrapped})
 
 
-def check_sampling_ids(model: ServedModel, sampling: SamplingParams) -> None:
-    """Refuse token ids that the model does not have.
+def check_sampling(model: ServedModel, sampling: SamplingParams) -> None:
+    """Refuse token ids that the model does not have, and guides that take too long to compile.
 
     Raises:
-        RequestError: `logit_bias` or `stop_token_ids` names one.
+        RequestError: `logit_bias` or `stop_token_ids` names one, or a guide is too large.
     """
     for name in ("logit_bias", "stop_token_ids"):
         check_ids(model, getattr(sampling, name), name)
+    guide = sampling.guide
+    size = 0 if guide is None else len(guide.model_dump_json(exclude_none=True))
+    if guide is not None and size > model.limits.guide_bytes:
+        raise RequestError(
+            f"{guide.field} has {size} bytes; {model.limits.guide_bytes} is the limit.",
+            parameter=guide.field,
+        )
 
 
 def check_ids(model: ServedModel, ids: Collection[int], parameter: str) -> None:

@@ -16,7 +16,7 @@ from yearling.server.routes.answering import (
     build_requests,
     cache_salt,
     check_room,
-    check_sampling_ids,
+    check_sampling,
     service_of,
     token_texts,
 )
@@ -57,7 +57,7 @@ async def begin_chat(request: Request, chat: ChatRequest, prefix: str) -> BegunC
     model = service_of(request).models.get(chat.model)
     model.check_generates()
     model.check_ready()
-    check_sampling_ids(model, chat.sampling)
+    check_sampling(model, chat.sampling)
     # Rendering waits for the template's process, so it happens in a thread.
     tools = () if chat.tools is None else chat.tools.tools
     prompt = await asyncio.to_thread(model.encode_chat, chat.messages, tools=tools)

@@ -15,7 +15,7 @@ from yearling.server.routes.answering import (
     build_requests,
     check_ids,
     check_room,
-    check_sampling_ids,
+    check_sampling,
     service_of,
     token_texts,
 )
@@ -34,7 +34,7 @@ async def create_completion(request: Request) -> Response:
     model = service.models.get(completion.model)
     model.check_generates()
     model.check_ready()
-    check_sampling_ids(model, completion.sampling)
+    check_sampling(model, completion.sampling)
     prompts = await asyncio.to_thread(_encode, model, completion)
     if completion.user is not None:
         log_user(completion.user)
