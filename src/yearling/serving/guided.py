@@ -4,7 +4,7 @@ A guide is compiled by llguidance, which walks the tokenizer's trie beside an Ea
 lexer of regular-expression derivatives; it knows the bytes of tokens, so that an answer may be cut
 anywhere, in the middle of a character too. What it allows is a bit for each token, and the sampler
 never sees the others. JSON is written as Python's `json.dumps` writes it, with one space behind
-each comma and colon: free white space lets a small model write nothing else for ever.
+each comma and colon: indented objects take more tokens and end less often within `max_tokens`.
 
 Source: Geng et al. 2025, arXiv:2501.10868, on the grammars; Willard and Louf 2023,
 arXiv:2307.09702, on guiding by masks.
