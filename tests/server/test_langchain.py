@@ -1,16 +1,12 @@
 """LangChain's `ChatOpenAI` over the embedded model: a chain that calls tools, and objects."""
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, Field
 
-from tests.server.live import LiveServer, started
+from tests.server.live import LiveServer
 
 pytestmark = pytest.mark.slow
 
@@ -36,17 +32,10 @@ class Person(BaseModel):
     age: int
 
 
-@pytest.fixture(scope="module")
-def server(smollm2_path: Path) -> Iterator[LiveServer]:
-    command = [sys.executable, "-m", "yearling.cli.main", "serve", "--port", "0"]
-    with started([*command, "--model", str(smollm2_path)], seconds=60) as live:
-        yield live
-
-
 @pytest.fixture
-def chat(server: LiveServer) -> ChatOpenAI:
+def chat(smollm2_server: LiveServer) -> ChatOpenAI:
     return ChatOpenAI(
-        base_url=f"{server.url}/v1",
+        base_url=f"{smollm2_server.url}/v1",
         api_key="any",
         model=MODEL,
         temperature=0,

@@ -3,25 +3,16 @@
 import json
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.server.live import LiveServer, started
+from tests.server.live import LiveServer
 
 pytestmark = pytest.mark.network
 
 MODEL = "SmolLM2-135M-Instruct.Q4_1"
 PROGRAM = Path(__file__).with_name("npm_client.mjs")
-
-
-@pytest.fixture(scope="module")
-def server(smollm2_path: Path) -> Iterator[LiveServer]:
-    command = [sys.executable, "-m", "yearling.cli.main", "serve", "--port", "0"]
-    with started([*command, "--model", str(smollm2_path)], seconds=60) as live:
-        yield live
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +27,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_npm_client_chats_streams_calls_tools_and_gets_objects(
-    server: LiveServer, folder: Path
+    smollm2_server: LiveServer, folder: Path
 ) -> None:
-    command = ["node", PROGRAM.name, f"{server.url}/v1", MODEL]
+    command = ["node", PROGRAM.name, f"{smollm2_server.url}/v1", MODEL]
     ran = subprocess.run(
         command, cwd=folder, check=True, timeout=120, capture_output=True, text=True
     )

@@ -2,18 +2,16 @@
 
 import json
 import re
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.server.live import LiveServer, started
+from tests.server.live import LiveServer
 
 pytestmark = pytest.mark.slow
 
@@ -22,10 +20,8 @@ QUESTION = [{"role": "user", "content": "Name three colours."}]
 
 
 @pytest.fixture(scope="module")
-def server(smollm2_path: Path) -> Iterator[LiveServer]:
-    command = [sys.executable, "-m", "yearling.cli.main", "serve", "--port", "0"]
-    with started([*command, "--model", str(smollm2_path)], seconds=60) as live:
-        yield live
+def server(smollm2_server: LiveServer) -> LiveServer:
+    return smollm2_server
 
 
 @pytest.fixture

@@ -1,6 +1,9 @@
 """The bounds that reading a request body needs; their values are in `server/limits.py`."""
 
+from collections.abc import Sized
 from dataclasses import dataclass
+
+from yearling.core.errors import RequestError
 
 __all__ = ["RequestLimits"]
 
@@ -28,3 +31,25 @@ class RequestLimits:
     inputs: int
     stops: int
     logit_biases: int
+
+    def check_messages(self, messages: Sized) -> None:
+        """Refuse a conversation of too many messages.
+
+        Raises:
+            RequestError: it is one.
+        """
+        self._check("messages", messages, self.messages, "entries")
+
+    def check_stops(self, stops: Sized, parameter: str = "stop") -> None:
+        """Refuse too many stop strings.
+
+        Raises:
+            RequestError: they are; `parameter` names them.
+        """
+        self._check(parameter, stops, self.stops, "strings")
+
+    def _check(self, parameter: str, values: Sized, most: int, what: str) -> None:
+        if len(values) > most:
+            raise RequestError(
+                f"{parameter} holds {len(values)} {what}; {most} is the limit.", parameter=parameter
+            )

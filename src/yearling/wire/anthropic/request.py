@@ -134,11 +134,7 @@ def parse_messages_request(body: Mapping[str, Any], limits: RequestLimits) -> Ch
         RequestError: a field is wrong, unknown or not supported; `parameter` names it.
     """
     fields = read_fields(MessagesBody, body, REFUSED_FIELDS)
-    if len(fields.messages) > limits.messages:
-        raise RequestError(
-            f"messages holds {len(fields.messages)} entries; {limits.messages} is the limit.",
-            parameter="messages",
-        )
+    limits.check_messages(fields.messages)
     tools = _tools(fields)
     return ChatRequest(
         model=fields.model,
@@ -155,11 +151,7 @@ def parse_messages_request(body: Mapping[str, Any], limits: RequestLimits) -> Ch
 
 def _sampling(fields: MessagesBody, limits: RequestLimits, tools: ToolUse | None) -> SamplingParams:
     stops = fields.stop_sequences or []
-    if len(stops) > limits.stops:
-        raise RequestError(
-            f"stop_sequences holds {len(stops)} strings; {limits.stops} is the limit.",
-            parameter="stop_sequences",
-        )
+    limits.check_stops(stops, "stop_sequences")
     wanted = {
         "max_tokens": fields.max_tokens,
         "temperature": fields.temperature,

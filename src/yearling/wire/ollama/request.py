@@ -137,11 +137,7 @@ def parse_chat(body: Mapping[str, Any], limits: RequestLimits, context: int) -> 
         RequestError: a field is wrong, unknown or not supported; `parameter` names it.
     """
     fields = read_fields(ChatBody, body, REFUSED_FIELDS)
-    if len(fields.messages) > limits.messages:
-        raise RequestError(
-            f"messages holds {len(fields.messages)} entries; {limits.messages} is the limit.",
-            parameter="messages",
-        )
+    limits.check_messages(fields.messages)
     tools = tool_use(fields.tools, None, is_parallel=True)
     guide = _guide(fields.format)
     if tools is not None and guide is not None:
@@ -203,11 +199,7 @@ def _sampling(
             f"options.num_ctx is {options.num_ctx}; this model has {context} tokens here.",
             parameter="options.num_ctx",
         )
-    if options.stop is not None and len(options.stop) > limits.stops:
-        raise RequestError(
-            f"options.stop holds {len(options.stop)} strings; {limits.stops} is the limit.",
-            parameter="options.stop",
-        )
+    limits.check_stops(options.stop or (), "options.stop")
     wanted = options.model_dump(exclude={"num_ctx", "num_predict", "repeat_penalty", "stop"})
     wanted |= {
         "max_tokens": options.num_predict if options.num_predict not in (-1, -2) else None,

@@ -110,11 +110,7 @@ def parse_chat_request(body: Mapping[str, Any], limits: RequestLimits) -> ChatRe
         RequestError: a field is wrong, unknown or not supported; `parameter` names it.
     """
     fields = read_fields(ChatBody, body, REFUSED_CHAT_FIELDS)
-    if len(fields.messages) > limits.messages:
-        raise RequestError(
-            f"messages holds {len(fields.messages)} entries; {limits.messages} is the limit.",
-            parameter="messages",
-        )
+    limits.check_messages(fields.messages)
     tools = tool_use(
         fields.tools, fields.tool_choice, is_parallel=fields.parallel_tool_calls is not False
     )

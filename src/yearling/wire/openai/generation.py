@@ -131,10 +131,7 @@ def check_choices(body: GenerationBody, limits: RequestLimits) -> int:
 def _stops(stops: list[str] | None, limits: RequestLimits) -> tuple[str, ...] | None:
     if stops is None:
         return None
-    if len(stops) > limits.stops:
-        raise RequestError(
-            f"stop holds {len(stops)} strings; {limits.stops} is the limit.", parameter="stop"
-        )
+    limits.check_stops(stops)
     return tuple(stops)
 
 
