@@ -6,6 +6,7 @@ from typing import Any
 
 import ollama
 import pytest
+from anthropic.types import ToolUseBlock
 from anthropic.types import message_create_params as message_params
 from ollama import _types as ollama_types
 from pydantic import BaseModel
@@ -110,7 +111,11 @@ def test_refused_option_names_itself(option: str) -> None:
         (parse_message,
          MESSAGE | {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
          "messages[0].content[0].text"),
+        (parse_message, MESSAGE | {"messages": [TURN, {"role": "assistant", "content": "{"}]},
+         "messages[1]"),
         (parse_chat, CHAT | {"mood": 1}, "mood"),
+        (parse_chat, CHAT | {"messages": [{"role": "assistant", "tool_calls": 5}]},
+         "messages[0].tool_calls"),
         (parse_chat, CHAT | {"format": "xml"}, "format"),
         (parse_chat, CHAT | {"options": {"top_p": 2}}, "top_p"),
         (parse_chat, CHAT | {"options": {"num_ctx": 513}}, "options.num_ctx"),
@@ -128,3 +133,17 @@ def test_wrong_value_is_refused_by_name(
     with pytest.raises(RequestError) as caught:
         parse(body)
     assert caught.value.parameter == parameter
+
+
+def test_blocks_that_a_client_echoes_are_taken() -> None:
+    block = ToolUseBlock(type="tool_use", id="toolu_1", name="add", input={"a": 1})
+    direct = {**block.model_dump(), "caller": {"type": "direct"}}
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "2"}
+    messages = [
+        TURN,
+        {"role": "assistant", "content": [block.model_dump(), direct]},
+        {"role": "user", "content": [result]},
+    ]
+    chat = parse_message(MESSAGE | {"messages": messages})
+    assert [call.name for call in chat.messages[1].tool_calls] == ["add", "add"]
+    assert (chat.messages[2].role, chat.messages[2].text) == ("tool", "2")

@@ -57,3 +57,20 @@ def test_a_template_knows_calls_that_writes_them_and_reads_tools() -> None:
     assert knows_calls("{% if tools %}{{ tools }}{% endif %}<tool_call>\n")
     assert not knows_calls("{% if tools %}[AVAILABLE_TOOLS]{% endif %}")
     assert not knows_calls("{{ messages }}")
+
+
+def test_turns_alternate_and_tools_find_a_place_without_a_system_message() -> None:
+    messages = parse_messages(
+        [
+            {"role": "user", "content": "Time?"},
+            calling("clock"),
+            {"role": "tool", "content": "12:00", "tool_call_id": "call_clock"},
+            {"role": "user", "content": "And now?"},
+        ]
+    )
+    told = turns(in_words(messages, [CLOCK], has_system=False))
+    assert [role for role, _ in told] == ["user", "assistant", "user"]
+    (_, first), _, (_, last) = told
+    assert first.endswith("\n\nTime?")
+    assert "clock" in first
+    assert last == "<tool_response>\n12:00\n</tool_response>\nAnd now?"

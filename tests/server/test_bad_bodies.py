@@ -16,6 +16,14 @@ POSTS = (
 )
 
 
+def test_ollamas_routes_read_json_of_any_content_type(server: LiveServer) -> None:
+    body = b'{"model": "reciter", "messages": [{"role": "user", "content": "Hi"}], "stream": false}'
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    status, _, content = server.request("POST", "/api/chat", body, headers)
+    assert status == 200, content
+    assert json.loads(content)["done"] is True
+
+
 def assert_error(status: int, content: bytes, *expected: int) -> dict:
     assert status in expected, (status, content)
     body = json.loads(content)

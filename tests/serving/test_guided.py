@@ -14,9 +14,11 @@ from fake_tokenizer import ByteTokenizer
 from pydantic import ValidationError
 
 from yearling.core.errors import RequestError, UnsupportedError
+from yearling.models.tokenizer import Tokenizer
 from yearling.serving.engine import Engine
 from yearling.serving.guided import Guided, Guides
 from yearling.serving.llm import LLM
+from yearling.serving.messages import Add, FrameReader, decode_command, encode_frame
 from yearling.serving.request import Guide, SamplingParams
 
 PERSON = {
@@ -191,3 +193,44 @@ def test_a_guide_that_becomes_too_complex_says_so_briefly(guides: Guides) -> Non
     assert len(guided.problem) <= 500
     with pytest.raises(ValidationError, match="at most 1000"):
         Guide(choice=tuple(map(str, range(1_001))))
+
+
+@pytest.mark.parametrize("adds_space", [True, False])
+def test_tokenizers_that_begin_a_text_with_a_space_are_guided_too(adds_space: bool) -> None:
+    """Forced bytes are tokenised in the middle of an answer, where no space comes first."""
+    file = Path(__file__).parents[1] / "models" / "data" / "sentencepiece.json"
+    data = json.loads(file.read_text("utf-8"))
+    entries = {name: data[name] for name in ("tokens", "scores", "token_type")}
+    ends = {"model": "llama", "bos_token_id": 1, "eos_token_id": 2, "add_space_prefix": adds_space}
+    metadata = {f"tokenizer.ggml.{name}": value for name, value in {**entries, **ends}.items()}
+    tokenizer = Tokenizer.from_gguf(metadata)
+    own = Guides(tokenizer, tokenizer.vocabulary_size, [2])
+    for guide, expected in (
+        (Guide(choice=("yes",)), "yes"),
+        (Guide(json_schema={"const": {"a": 1}}), '{"a": 1}'),
+    ):
+        guided, found = own.begin(guide), list[int]()
+        while not guided.is_finished:
+            token = ids(guided)[0]
+            guided.take(token)
+            assert guided.problem is None
+            found.append(token)
+        shown = [token for token in found if not tokenizer.is_special(token)]
+        assert b"".join(map(tokenizer.token_bytes, shown)).decode() == expected
+
+
+def test_a_guide_that_fails_on_the_way_is_the_requests_own_fault() -> None:
+    options = " | ".join(f'"option {number} of many"' for number in range(3_000))
+    guide = Guide(grammar=f"start: {options}", field="guided_grammar")
+    beside = make_request([1, 2, 3], max_tokens=5)
+    failed, fine = drive(make_engine(FakeExecutor()), make_request([1], guide=guide), beside)
+    assert failed.final.finish_reason == "error"
+    assert failed.final.parameter == "guided_grammar"
+    assert (fine.final.finish_reason, len(fine.tokens)) == ("length", 5)
+
+
+def test_schemas_of_any_number_cross_to_the_worker() -> None:
+    guide = Guide(json_schema={"maximum": 10**19})
+    request = make_request([1], guide=guide)
+    (body,) = FrameReader().feed(encode_frame(Add(request)))
+    assert decode_command(body) == Add(request)

@@ -154,4 +154,17 @@ def test_arguments_come_before_the_call_ends() -> None:
 def test_a_cut_answer_loses_nothing() -> None:
     assert read(["Wait.\n<tool_"]) == ("Wait.\n<tool_", [])
     assert read(['<tool_call>\n{"name": "cl']) == ('<tool_call>\n{"name": "cl', [])
-    assert read(['<tool_call>\n{"name": "f", "arguments": {"a": 1}']) == ("", [("f", '{"a": 1}')])
+    head = '<tool_call>\n{"name": "f", "arguments": '
+    assert read([head + '{"a": 1}']) == ("", [("f", '{"a": 1}')])
+    assert read([head + '{"a": 1}}']) == ("", [("f", '{"a": 1}')]), "the call's own brace"
+    assert read([head + '{"a": {"b": 1}']) == ("", [("f", '{"a": {"b": 1}')])
+
+
+def test_keywords_that_cannot_be_kept_bind_strict_tools_alone(guides: Guides) -> None:
+    parameters = {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}}
+    function = {"name": "f", "parameters": parameters}
+    loose = tool_guide([{"type": "function", "function": function}], "auto", is_parallel=True)
+    guides.begin(loose)
+    strict = {"type": "function", "function": {**function, "strict": True}}
+    with pytest.raises(RequestError, match="uniqueItems"):
+        guides.begin(tool_guide([strict], "auto", is_parallel=True))

@@ -136,6 +136,8 @@ def _choice(name: str) -> dict:
             "response_format",
         ),
         ({"guided_choice": []}, "guided_choice"),
+        ({"guided_choice": ["x"] * 1_001}, "guided_choice"),
+        ({"guided_json": '{"const": "\\ud800"}'}, "guided_json"),
         ({"guided_json": "{"}, "guided_json"),
         ({"guided_json": "[]"}, "guided_json"),
         ({"chat_template_kwargs": {"x": 1}}, "chat_template_kwargs"),
@@ -148,6 +150,21 @@ def test_wrong_field_is_refused_by_name(fields: dict, parameter: str) -> None:
     assert caught.value.parameter == parameter
     assert parameter.split("[")[0].split(".")[0] in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"min_tokens": 5, "max_tokens": 2},
+        {"min_tokens": 1, "guided_regex": "a"},
+        {"min_tokens": 1, "tools": [_tool("a")]},
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused_here_and_not_in_the_worker(
+    fields: dict,
+) -> None:
+    with pytest.raises(RequestError, match="min_tokens"):
+        parse_chat_request(BODY | fields, LIMITS)
 
 
 @pytest.mark.parametrize("missing", ["model", "messages"])

@@ -45,37 +45,54 @@ def call_text(call: ToolCall) -> str:
     )
 
 
-def in_words(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+def in_words(
+    messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, has_system: bool = True
+) -> list[Message]:
     """Write tools, calls and results into the text of a conversation.
 
     Args:
         messages: The conversation.
         tools: Function definitions in OpenAI's form; none where only earlier calls are to be shown.
+        has_system: Whether the template has a place for a system message; otherwise tools stand
+            at the beginning of the first turn.
     """
     written: list[Message] = []
     for message in messages:
         if message.role == "tool":
             _add_result(written, f"<tool_response>\n{message.text}\n</tool_response>")
+        elif message.role == "user" and _ends_in_result(written):
+            text = f"{written.pop().text}\n{message.text}"  # turns of the two alternate
+            written.append(replace(message, content=(ContentPart(text),)))
         elif message.tool_calls:
             calls = [call_text(call) for call in message.tool_calls]
             text = "\n".join([message.text, *calls] if message.text else calls)
             written.append(replace(message, content=(ContentPart(text),), tool_calls=()))
         else:
             written.append(message)
-    return _introduced(written, tools) if tools else written
+    return _introduced(written, tools, has_system=has_system) if tools else written
 
 
 def _add_result(written: list[Message], text: str) -> None:
     """Results of calls made together stand in one turn."""
-    if written and written[-1].role == "user" and written[-1].text.endswith("</tool_response>"):
+    if _ends_in_result(written):
         text = f"{written.pop().text}\n{text}"
     written.append(Message("user", (ContentPart(text),)))
 
 
-def _introduced(messages: list[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+def _ends_in_result(written: Sequence[Message]) -> bool:
+    last = written[-1] if written else None
+    return last is not None and last.role == "user" and last.text.endswith("</tool_response>")
+
+
+def _introduced(
+    messages: list[Message], tools: Sequence[Mapping[str, Any]], *, has_system: bool
+) -> list[Message]:
     functions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
     text = _INTRODUCTION.format(functions=functions)
     if messages[0].role in ("system", "developer"):
         first = replace(messages[0], content=(ContentPart(f"{messages[0].text}\n\n{text}"),))
         return [first, *messages[1:]]
-    return [Message("system", (ContentPart(text),)), *messages]
+    if has_system:
+        return [Message("system", (ContentPart(text),)), *messages]
+    first = replace(messages[0], content=(ContentPart(f"{text}\n\n{messages[0].text}"),))
+    return [first, *messages[1:]]

@@ -24,25 +24,31 @@ class ClientLeftError(Exception):
     """The client closed the connection; nobody is there to answer."""
 
 
-async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
+async def read_json(request: Request, limits: Limits, *, needs_type: bool = True) -> dict[str, Any]:
     """Read a body that must be one JSON object.
+
+    Args:
+        request: Whose body it is.
+        limits: On its size and slowness.
+        needs_type: Whether a body must be sent as JSON.
 
     Raises:
         HttpError: 413 too large, 415 not JSON, 408 too slow.
         RequestError: not a strict JSON object.
         ClientLeftError: the connection closed before the end.
     """
-    _check_form(request)
+    _check_form(request, needs_type=needs_type)
     body = await _read_bytes(request, limits)
     if len(body) <= _INLINE_BYTES:
         return parse_json_object(body, limits.for_requests())
     return await asyncio.to_thread(parse_json_object, body, limits.for_requests())
 
 
-def _check_form(request: Request) -> None:
+def _check_form(request: Request, *, needs_type: bool) -> None:
     kind, *parameters = request.headers.get("content-type", "").lower().split(";")
     charset = [part.strip() for part in parameters if part.strip()]
-    if kind.strip() != "application/json" or charset not in ([], ["charset=utf-8"]):
+    is_json = kind.strip() == "application/json" and charset in ([], ["charset=utf-8"])
+    if needs_type and not is_json:
         raise HttpError(
             ErrorReply(415, "The body must be sent as 'Content-Type: application/json', in UTF-8.")
         )

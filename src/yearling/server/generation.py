@@ -7,7 +7,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Protocol, Self
 
-from yearling.core.errors import CapacityError, EngineError, WorkerLostError
+from yearling.core.errors import CapacityError, EngineError, RequestError, WorkerLostError
 from yearling.server.errors import HttpError
 from yearling.server.limits import Limits
 from yearling.serving.async_engine import AsyncEngine
@@ -139,6 +139,8 @@ class Generation:
         if isinstance(item, Exception):
             raise item
         if item.finish_reason in ("error", "cancelled"):
+            if item.parameter is not None:
+                raise RequestError(item.error or "", parameter=item.parameter)
             raise self._failure(item)
         if item.finish_reason is not None:
             self._num_running -= 1

@@ -6,7 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from yearling.core.errors import ContextLengthError, ModelNotFoundError, UnsupportedError
+from yearling.core.errors import (
+    ContextLengthError,
+    ModelNotFoundError,
+    TemplateError,
+    UnsupportedError,
+)
 from yearling.core.messages import Message
 from yearling.models.chat_template import ChatTemplate
 from yearling.models.tokenizer import Tokenizer
@@ -76,11 +81,19 @@ class ServedModel:
         num_bytes = sum(len(message.text.encode()) for message in messages)
         self._check_bytes(num_bytes + len(json.dumps(tools)), "messages")
         has_turns = any(message.tool_calls or message.role == "tool" for message in messages)
-        if (tools or has_turns) and not self._can_show(tools):
-            messages, tools = in_words(messages, tools), ()
-        return self.chat_template.encode(
-            messages, tools=tools or None, add_generation_prompt=add_generation_prompt
-        )
+        is_told = (tools or has_turns) and not self._can_show(tools)
+        try:
+            return self.chat_template.encode(
+                in_words(messages, tools) if is_told else messages,
+                tools=None if is_told else tools or None,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except TemplateError:
+            if not is_told or not tools:
+                raise
+        # A template without a place for a system message refuses one.
+        told = in_words(messages, tools, has_system=False)
+        return self.chat_template.encode(told, add_generation_prompt=add_generation_prompt)
 
     def _can_show(self, tools: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the template has a place for tools in our form, or for calls where none are."""

@@ -1,7 +1,7 @@
 """One admitted request: what a step asks for it, and what becomes of the step's output."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from yearling.serving.detokenizer import Detokenizer
 from yearling.serving.executor import SampleInput, SampleOutput, SequenceInput, SequenceOutput
@@ -108,6 +108,12 @@ class Generation:
             self.sequence.request_id, text, finish_reason=reason, usage=self.usage, error=error
         )
 
+    def _guide_failed(self, problem: str) -> OutputEvent:
+        assert self.sampling.guide is not None
+        name = self.sampling.guide.field
+        event = self.end("error", error=f"{name} cannot guide this answer any further: {problem}")
+        return replace(event, parameter=name)
+
     def end_of_scoring(self) -> OutputEvent:
         """The event that carries the prompt's scores; final when nothing else was asked."""
         self.sequence.is_scoring = False
@@ -131,7 +137,7 @@ class Generation:
         if self.guided is not None:
             self.guided.take(token)
             if self.guided.problem is not None:
-                return self.end("error", error=f"the guide: {self.guided.problem}")
+                return self._guide_failed(self.guided.problem)
         text = "" if self.detokenizer is None else self.detokenizer.push(token)
         reason = self._finish_reason(token)
         if reason is not None and self.detokenizer is not None:

@@ -134,6 +134,8 @@ class _Words:
         self.tokens: list[bytes] = []
         self.special_token_ids: list[int] = []
         self._tokenizer = tokenizer
+        self._by_bytes: dict[bytes, int] | None = None
+        self._longest = 0
         for token in range(vocabulary):
             try:
                 self.tokens.append(tokenizer.token_bytes(token))
@@ -147,7 +149,27 @@ class _Words:
     def __call__(self, text: str | bytes) -> list[int]:
         if isinstance(text, bytes):
             raise TypeError("texts are strings.")  # how the wrapper asks whether bytes will do
-        return self._tokenizer.encode(text)
+        # A tokenizer may put a space before a text, which is none in the middle of an answer.
+        found, wanted = self._tokenizer.encode(text), text.encode()
+        is_exact = b"".join(self.tokens[token] for token in found) == wanted
+        return found if is_exact else self._longest_first(wanted)
+
+    def _longest_first(self, text: bytes) -> list[int]:
+        """Cut bytes into the longest tokens there are, from the left, as far as there are any."""
+        if self._by_bytes is None:
+            special = set(self.special_token_ids)
+            ids = (token for token in range(len(self.tokens)) if token not in special)
+            self._by_bytes = {self.tokens[token]: token for token in ids}
+            self._longest = max(map(len, self._by_bytes), default=0)
+        found: list[int] = []
+        while text:
+            sizes = range(min(self._longest, len(text)), 0, -1)
+            size = next((size for size in sizes if text[:size] in self._by_bytes), None)
+            if size is None:
+                break
+            found.append(self._by_bytes[text[:size]])
+            text = text[size:]
+        return found
 
 
 def _grammar(guide: Guide) -> str:
@@ -155,8 +177,7 @@ def _grammar(guide: Guide) -> str:
     from llguidance import LLMatcher
 
     if guide.json_schema is not None:
-        schema = json.dumps(guide.json_schema)
-        return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_STYLE)  # type: ignore[arg-type]
+        return LLMatcher.grammar_from_json_schema(guide.json_schema, overrides=_JSON_STYLE)  # type: ignore[arg-type]
     if guide.regex is not None:
         return LLMatcher.grammar_from_regex(guide.regex)
     if guide.choice is not None:

@@ -1,8 +1,9 @@
 """What a caller asks of an engine, and what it is told back."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -33,8 +34,9 @@ class Guide(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    json_schema: Mapping[str, Any] | None = Field(
-        default=None, description="JSON that a schema describes; `{}` is any JSON."
+    json_schema: str | None = Field(
+        default=None,
+        description="JSON that a schema describes, an object or its text; `{}` is any JSON.",
     )
     regex: str | None = Field(default=None, description="A text that the expression matches whole.")
     choice: tuple[str, ...] | None = Field(
@@ -44,6 +46,11 @@ class Guide(BaseModel):
         default=None, description="A text of a context-free grammar, in Lark's notation."
     )
     field: str = Field(default="guide", description="What an error calls it.")
+
+    @field_validator("json_schema", mode="before")
+    @classmethod
+    def _schema_is_text(cls, value: object) -> object:
+        return json.dumps(value) if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _has_one_way(self) -> "Guide":
@@ -70,7 +77,10 @@ class SamplingParams(BaseModel):
         default=None, ge=1, description="New tokens at most; None fills the context window."
     )
     min_tokens: int = Field(
-        default=0, ge=0, description="No token ends the answer before; a stop string does."
+        default=0,
+        ge=0,
+        lt=2**31,
+        description="No token ends the answer before; a stop string does.",
     )
     ignore_eos: bool = Field(
         default=False, description="Go on where the model would end, up to max_tokens."
@@ -99,7 +109,7 @@ class SamplingParams(BaseModel):
         default=None, ge=-(2**63), lt=2**63, description="None draws a fresh one per request."
     )
     stop: tuple[_StopString, ...] = Field(
-        default=(), max_length=16, description="Strings that end the answer; not part of it."
+        default=(), max_length=32, description="Strings that end the answer; not part of it."
     )
     stop_token_ids: tuple[int, ...] = Field(
         default=(), max_length=64, description="Ids that end the answer, beside the model's own."
@@ -230,6 +240,7 @@ class OutputEvent:
         finish_reason: Set on the final event only.
         usage: Set on the final event only.
         error: What went wrong, when the finish reason is `error`.
+        parameter: What of the request was at fault for it; None when nothing was.
         vectors: On the final event of an embedding request: its vectors one after the other, in
             little-endian float32.
     """
@@ -242,4 +253,5 @@ class OutputEvent:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error: str | None = None
+    parameter: str | None = None
     vectors: bytes = b""

@@ -70,8 +70,8 @@ class StreamTable:
         """
         limits.check(request, len(self._streams))
         stream = self._open(request)
-        send(admission_command(request))
         try:
+            send(admission_command(request))
             while True:
                 event = await stream.take()
                 yield event

@@ -61,8 +61,11 @@ def _head(name: str) -> str:
 
 
 def _parameters(function: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a function's arguments; keywords that none can keep bind strict ones alone."""
     nothing = {"type": "object", "properties": {}, "additionalProperties": False}
-    return {**(function.get("parameters") or nothing), "x-guidance": _JSON_STYLE}
+    is_lenient = not function.get("strict")
+    options = {**_JSON_STYLE, "lenient": is_lenient, "coerce_one_of": is_lenient}
+    return {**(function.get("parameters") or nothing), "x-guidance": options}
 
 
 def _quoted(text: str) -> str:
@@ -97,6 +100,7 @@ class ToolCallReader:
     def __init__(self) -> None:
         self.num_calls = 0
         self._held = ""
+        self._sent = ""  # of the arguments of the call that is open
         self._state: Literal["text", "head", "arguments"] = "text"
 
     def push(self, text: str) -> list[CallPiece]:
@@ -115,6 +119,8 @@ class ToolCallReader:
             held = CALL_START + held  # cut before the name was known, so it is nobody's call
         if self._state != "arguments":
             return [CallPiece(held)] if held else []
+        if not held or _is_whole(self._sent):  # the held brace is that of the call itself
+            return []
         return [CallPiece(call=self.num_calls - 1, arguments=held)]
 
     def _next(self) -> CallPiece | None:
@@ -137,7 +143,7 @@ class ToolCallReader:
         head, found, after = self._held.partition(_ARGUMENTS_START)
         if not found:
             return None
-        self._held, self._state = after, "arguments"
+        self._held, self._state, self._sent = after, "arguments", ""
         self.num_calls += 1
         name = json.loads(head.removeprefix(_NAME_START))
         return CallPiece(call=self.num_calls - 1, name=name)
@@ -149,7 +155,10 @@ class ToolCallReader:
             self._held, self._state = after, "text"
             return CallPiece(call=self.num_calls - 1, arguments=arguments)
         piece = self._certain(end)
-        return None if piece is None else CallPiece(call=self.num_calls - 1, arguments=piece.text)
+        if piece is None:
+            return None
+        self._sent += piece.text
+        return CallPiece(call=self.num_calls - 1, arguments=piece.text)
 
     def _certain(self, *marks: str) -> CallPiece | None:
         """All but the longest end that may be the beginning of a mark."""
@@ -165,3 +174,11 @@ class ToolCallReader:
         certain = self._held[: len(self._held) - keep]
         self._held = self._held[len(certain) :]
         return CallPiece(certain) if certain else None
+
+
+def _is_whole(arguments: str) -> bool:
+    try:
+        json.loads(arguments)
+    except ValueError:
+        return False
+    return True

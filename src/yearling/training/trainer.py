@@ -190,7 +190,7 @@ class Trainer:
             writers = stack.enter_context(self._writers(start))
             show = stack.enter_context(self._bar(run.data.num_steps, start))
             objective = run.objective
-            if has_lanes(self.config, self._ranks.size):
+            if has_lanes(self.config, self._ranks.size) and len(objective.updates) == 1:
                 objective = stack.enter_context(in_lanes(objective))
             loop = Loop(
                 objective,

@@ -56,7 +56,7 @@ async def ollama_version(request: Request) -> Response:
 
 async def _answer(request: Request, parse: Parse, *, is_chat: bool) -> Response:
     service = service_of(request)
-    body = await read_json(request, service.limits)
+    body = await read_json(request, service.limits, needs_type=False)  # its own examples set none
     name = body.get("model")
     if isinstance(name, str) and name.endswith(_LATEST):
         served = {model.name for model in service.models}

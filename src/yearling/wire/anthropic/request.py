@@ -55,6 +55,12 @@ class _TextBlock(BaseModel):
     citations: None = Field(default=None, description="Models here cite nothing.")
 
 
+class _Caller(BaseModel):
+    model_config = _STRICT
+
+    type: Literal["direct"] = Field(description="No program of a server's called.")
+
+
 class _ToolUseBlock(BaseModel):
     model_config = _STRICT
 
@@ -62,6 +68,7 @@ class _ToolUseBlock(BaseModel):
     id: str = Field(min_length=1, max_length=256, description="By which a result names it.")
     name: str = Field(description="Of the tool.")
     input: dict[str, Any] = Field(description="Its arguments.")
+    caller: _Caller | None = Field(default=None, description="The model itself.")
     cache_control: _CacheControl | None = Field(default=None, description="Asks nothing here.")
 
 
@@ -135,6 +142,12 @@ def parse_messages_request(body: Mapping[str, Any], limits: RequestLimits) -> Ch
     """
     fields = read_fields(MessagesBody, body, REFUSED_FIELDS)
     limits.check_messages(fields.messages)
+    if fields.messages[-1].role == "assistant":
+        name = f"messages[{len(fields.messages) - 1}]"
+        raise UnsupportedError(
+            f"{name}: the last turn must be the user's; the assistant's is not continued here.",
+            parameter=name,
+        )
     tools = _tools(fields)
     return ChatRequest(
         model=fields.model,
@@ -247,7 +260,7 @@ def _result(block: _ToolResultBlock) -> Message:
 
 def _block(model: type[_Block], raw: Mapping[str, Any], where: str) -> _Block:
     try:
-        return validated(model, raw)
+        return validated(model, {key: value for key, value in raw.items() if value is not None})
     except RequestError as error:
         parameter = f"{where}.{error.parameter}"
         raise type(error)(f"{where}: {error}", parameter=parameter) from None

@@ -216,9 +216,14 @@ def _messages(raw: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
     for number, given in enumerate(raw):
         where = f"messages[{number}]"
         rest = {key: value for key, value in given.items() if value is not None}
+        given_calls = rest.pop("tool_calls", [])
+        if not isinstance(given_calls, list):
+            raise RequestError(
+                f"{where}.tool_calls must be a list.", parameter=f"{where}.tool_calls"
+            )
         calls = tuple(
             _tool_call(call, f"{where}.tool_calls[{index}]")
-            for index, call in enumerate(rest.pop("tool_calls", ()))
+            for index, call in enumerate(given_calls)
         )
         rest.pop("tool_name", None)  # results stand in the order of their calls
         if rest.pop("images", None):

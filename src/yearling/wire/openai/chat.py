@@ -12,7 +12,7 @@ from pydantic import Field
 
 from yearling.core.errors import RequestError, UnsupportedError
 from yearling.core.messages import Message, parse_messages
-from yearling.serving.request import FinishReason, SamplingParams, Usage
+from yearling.serving.request import FinishReason, Guide, SamplingParams, Usage
 from yearling.wire.limits import RequestLimits
 from yearling.wire.openai.fields import REFUSED_CHAT_FIELDS, read_fields
 from yearling.wire.openai.generation import (
@@ -114,15 +114,14 @@ def parse_chat_request(body: Mapping[str, Any], limits: RequestLimits) -> ChatRe
     tools = tool_use(
         fields.tools, fields.tool_choice, is_parallel=fields.parallel_tool_calls is not False
     )
-    sampling = _sampling(fields, limits)
-    if tools is not None:
-        if sampling.guide is not None:
-            raise UnsupportedError(
-                f"{sampling.guide.field} and tools both say what the answer must be: send one, or "
-                'tool_choice="none".',
-                parameter=sampling.guide.field,
-            )
-        sampling = sampling.model_copy(update={"guide": tools.guide})
+    guide = guide_of(fields, fields.response_format)
+    if tools is not None and guide is not None:
+        raise UnsupportedError(
+            f"{guide.field} and tools both say what the answer must be: send one, or "
+            'tool_choice="none".',
+            parameter=guide.field,
+        )
+    sampling = _sampling(fields, limits, guide if tools is None else tools.guide)
     return ChatRequest(
         model=fields.model,
         messages=parse_messages(fields.messages),
@@ -136,7 +135,7 @@ def parse_chat_request(body: Mapping[str, Any], limits: RequestLimits) -> ChatRe
     )
 
 
-def _sampling(fields: ChatBody, limits: RequestLimits) -> SamplingParams:
+def _sampling(fields: ChatBody, limits: RequestLimits, guide: Guide | None) -> SamplingParams:
     if fields.top_logprobs is not None and not fields.logprobs:
         raise RequestError(
             "top_logprobs is set, but logprobs is not true.", parameter="top_logprobs"
@@ -156,7 +155,6 @@ def _sampling(fields: ChatBody, limits: RequestLimits) -> SamplingParams:
                 parameter="max_tokens",
             )
     logprobs = (fields.top_logprobs or 0) if fields.logprobs else None
-    guide = guide_of(fields, fields.response_format)
     return sampling_params(fields, limits, max_tokens=longest, logprobs=logprobs, guide=guide)
 
 

@@ -105,7 +105,10 @@ def _request_error(detail: ErrorDetails) -> RequestError:
         )
     if detail["type"] == "missing":
         return RequestError(f"{path} is required.", parameter=path)
-    reason = detail["msg"][0].lower() + detail["msg"][1:]
+    reason = detail["msg"].removeprefix("Value error, ")
+    reason = reason[0].lower() + reason[1:]
+    if not path:  # several fields together
+        return RequestError(f"{reason}.", parameter=None)
     return RequestError(f"{path} is {_shown(detail['input'])}: {reason}.", parameter=path)
 
 

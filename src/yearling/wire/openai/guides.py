@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from yearling.core.errors import RequestError
 from yearling.serving.request import Guide
+from yearling.wire.openai.fields import validated
 
 __all__ = ["GuidedFields", "ResponseFormat", "guide_of"]
 
@@ -79,13 +80,13 @@ def _guided(fields: GuidedFields) -> list[Guide]:
     found = []
     if fields.guided_json is not None:
         schema = _schema(fields.guided_json)
-        found.append(Guide(json_schema=schema, field="guided_json"))
+        found.append(_guide("json_schema", schema, "guided_json"))
     if fields.guided_regex is not None:
-        found.append(Guide(regex=fields.guided_regex, field="guided_regex"))
+        found.append(_guide("regex", fields.guided_regex, "guided_regex"))
     if fields.guided_choice is not None:
-        found.append(Guide(choice=tuple(fields.guided_choice), field="guided_choice"))
+        found.append(_guide("choice", tuple(fields.guided_choice), "guided_choice"))
     if fields.guided_grammar is not None:
-        found.append(Guide(grammar=fields.guided_grammar, field="guided_grammar"))
+        found.append(_guide("grammar", fields.guided_grammar, "guided_grammar"))
     return found
 
 
@@ -95,7 +96,7 @@ def _formatted(wanted: ResponseFormat | None) -> list[Guide]:
         return []
     if wanted.type == "json_object":
         _refuse_schema(wanted)
-        return [Guide(json_schema=_ANY_OBJECT, field="response_format")]
+        return [_guide("json_schema", _ANY_OBJECT, "response_format")]
     if wanted.json_schema is None:
         raise RequestError(
             "response_format.json_schema is required where the type is json_schema.",
@@ -103,7 +104,7 @@ def _formatted(wanted: ResponseFormat | None) -> list[Guide]:
         )
     schema = wanted.json_schema.schema_
     name = "response_format.json_schema.schema"
-    return [Guide(json_schema=_ANY_OBJECT if schema is None else schema, field=name)]
+    return [_guide("json_schema", _ANY_OBJECT if schema is None else schema, name)]
 
 
 def _refuse_schema(wanted: ResponseFormat | None) -> None:
@@ -114,12 +115,20 @@ def _refuse_schema(wanted: ResponseFormat | None) -> None:
         )
 
 
+def _guide(way: str, value: object, field: str) -> Guide:
+    try:
+        return validated(Guide, {way: value, "field": field})
+    except RequestError as error:
+        raise RequestError(str(error).replace(way, field, 1), parameter=field) from None
+
+
 def _schema(given: object) -> Mapping[str, Any]:
     if isinstance(given, str):
         try:
             given = json.loads(given)
+            json.dumps(given, ensure_ascii=False).encode()  # lone surrogates are no text
         except (ValueError, RecursionError) as error:
-            message = f"guided_json is no JSON: {error}."
+            message = f"guided_json is no JSON: {str(error)[:100]}."
             raise RequestError(message, parameter="guided_json") from None
     if not isinstance(given, dict):
         raise RequestError("guided_json is no JSON object.", parameter="guided_json")
