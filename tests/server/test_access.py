@@ -102,7 +102,10 @@ def test_two_authorization_headers_are_refused(guarded: LiveServer) -> None:
 
 
 def test_anthropics_header_carries_a_key_too(guarded: LiveServer) -> None:
-    assert guarded.request("GET", "/v1/models", headers={"X-Api-Key": KEY})[0] == 200
+    headers = {"X-Api-Key": KEY}
+    assert guarded.request("GET", "/v1/models", headers=headers)[0] == 200
+    both = {**headers, "Authorization": f"Bearer {KEY}"}
+    assert guarded.request("GET", "/v1/models", headers=both)[0] == 200
 
 
 def test_with_a_key_every_guarded_route_lets_pass(guarded: LiveServer) -> None:

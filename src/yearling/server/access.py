@@ -70,8 +70,9 @@ class Access:
         if not self._digests:
             return ""
         values = headers.getlist("authorization")
-        # Anthropic's clients have a header of their own for it.
-        values += [f"Bearer {key}" for key in headers.getlist("x-api-key")]
+        # Anthropic's clients have a header of their own for it, and may send both.
+        named = [f"Bearer {key}" for key in headers.getlist("x-api-key")]
+        values += [value for value in named if value not in values]
         scheme, _, key = values[0].partition(" ") if len(values) == 1 else ("", "", "")
         if scheme.lower() == "bearer":
             digest = _digest(key.strip())
