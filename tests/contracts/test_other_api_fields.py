@@ -135,6 +135,14 @@ def test_wrong_value_is_refused_by_name(
     assert caught.value.parameter == parameter
 
 
+@pytest.mark.parametrize("is_strict", [True, None])
+def test_strictness_of_a_tool_reaches_its_guide(is_strict: bool | None) -> None:
+    tool = {"name": "f", "input_schema": {"type": "object"}, "strict": is_strict}
+    chat = parse_message(MESSAGE | {"tools": [tool]})
+    assert chat.sampling.guide is not None
+    assert ('"lenient": false' in (chat.sampling.guide.grammar or "")) is bool(is_strict)
+
+
 def test_blocks_that_a_client_echoes_are_taken() -> None:
     block = ToolUseBlock(type="tool_use", id="toolu_1", name="add", input={"a": 1})
     direct = {**block.model_dump(), "caller": {"type": "direct"}}

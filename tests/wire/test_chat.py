@@ -187,7 +187,9 @@ def test_missing_field_is_named(missing: str) -> None:
     ],
 )
 def test_value_that_asks_for_nothing_is_accepted(fields: dict) -> None:
-    parse_chat_request(BODY | fields, LIMITS)
+    chat = parse_chat_request(BODY | fields, LIMITS)
+    assert chat.tools is None
+    assert chat.messages == parse_chat_request(BODY, LIMITS).messages
 
 
 def test_true_is_not_one() -> None:

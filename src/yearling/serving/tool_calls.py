@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from yearling.models.tool_turns import CALL_END, CALL_START
-from yearling.serving.request import Guide
+from yearling.serving.request import Guide, OutputEvent
 
-__all__ = ["CallPiece", "ToolCallReader", "tool_guide"]
+__all__ = ["CallPiece", "ToolCallReader", "pieces_of", "tool_guide"]
 
 _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _NAME_START, _ARGUMENTS_START = '{"name": ', ', "arguments": '
@@ -24,7 +24,6 @@ def tool_guide(
     choice: Literal["auto", "required"],
     *,
     is_parallel: bool,
-    field: str = "tools",
 ) -> Guide:
     """Give the guide of an answer that may, or must, call tools.
 
@@ -33,7 +32,6 @@ def tool_guide(
         choice: `auto` lets the answer be text, with calls behind it or none; `required` asks for
             a call.
         is_parallel: Whether there may be several calls.
-        field: What an error calls it.
     """
     names = range(len(tools))
     functions = [
@@ -53,7 +51,7 @@ def tool_guide(
             f"lead[lazy]: /(.|\\n)*{start}/",
             f"TEXT: /(.|\\n)*/ & ~/(.|\\n)*{start}(.|\\n)*/",
         ]
-    return Guide(grammar="\n".join(lines), field=field)
+    return Guide(grammar="\n".join(lines), field="tools")
 
 
 def _head(name: str) -> str:
@@ -174,6 +172,14 @@ class ToolCallReader:
         certain = self._held[: len(self._held) - keep]
         self._held = self._held[len(certain) :]
         return CallPiece(certain) if certain else None
+
+
+def pieces_of(event: OutputEvent, reader: ToolCallReader | None) -> list[CallPiece]:
+    """Give what an event says, with calls apart where there is a reader of them."""
+    if reader is None:
+        return [CallPiece(event.text)] if event.text else []
+    pieces = reader.push(event.text)
+    return pieces if event.finish_reason is None else [*pieces, *reader.finish()]
 
 
 def _is_whole(arguments: str) -> bool:

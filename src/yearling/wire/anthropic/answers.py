@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yearling.serving.request import OutputEvent, Usage
-from yearling.serving.tool_calls import CallPiece, ToolCallReader
+from yearling.serving.tool_calls import CallPiece, ToolCallReader, pieces_of
 from yearling.wire.openai.errors import ErrorReply
 from yearling.wire.openai.logprobs import TokenBytes
 
@@ -85,7 +85,6 @@ class MessageFold:
         """
         self.id = f"msg_{secrets.token_hex(12)}"
         self._model = model
-        self._num_prompt = num_prompt
         self._stops = stops
         self._token_bytes = token_bytes
         self._reader = ToolCallReader() if has_tools else None
@@ -101,7 +100,7 @@ class MessageFold:
 
     def event(self, index: int, event: OutputEvent) -> Iterator[dict[str, Any]]:
         """Blocks that begin, grow and end; must be exhausted."""
-        for piece in self._pieces(event):
+        for piece in pieces_of(event, self._reader):
             is_new = self._take(piece)
             number = len(self._blocks) - 1
             if is_new:
@@ -124,7 +123,7 @@ class MessageFold:
 
     def add(self, index: int, event: OutputEvent) -> None:
         """Take an event in."""
-        for piece in self._pieces(event):
+        for piece in pieces_of(event, self._reader):
             self._take(piece)
         self._note_end(event)
 
@@ -143,12 +142,6 @@ class MessageFold:
             "stop_sequence": self._stop,
             "usage": _usage(self._usage),
         }
-
-    def _pieces(self, event: OutputEvent) -> list[CallPiece]:
-        if self._reader is None:
-            return [CallPiece(event.text)] if event.text else []
-        pieces = self._reader.push(event.text)
-        return pieces if event.finish_reason is None else [*pieces, *self._reader.finish()]
 
     def _take(self, piece: CallPiece) -> bool:
         """Take a piece in, and say whether a block began with it."""

@@ -96,7 +96,7 @@ class _Tool(BaseModel):
     description: str | None = Field(default=None, description="What it does, for the model.")
     input_schema: dict[str, Any] = Field(description="JSON Schema of its arguments.")
     type: Literal["custom"] | None = Field(default=None, description="Only tools of the client's.")
-    strict: bool | None = Field(default=None, description="Arguments always hold to the schema.")
+    strict: bool | None = Field(default=None, description="Refuse keywords that cannot be kept.")
     cache_control: _CacheControl | None = Field(default=None, description="Asks nothing here.")
 
 
@@ -192,6 +192,7 @@ def _tools(fields: MessagesBody) -> ToolUse | None:
                     "name": tool.name,
                     "description": tool.description,
                     "parameters": tool.input_schema,
+                    "strict": tool.strict,
                 },
             },
         )

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from yearling.serving.request import OutputEvent, Usage
-from yearling.serving.tool_calls import CallPiece, ToolCallReader
+from yearling.serving.tool_calls import ToolCallReader, pieces_of
 from yearling.wire.openai.errors import ErrorReply
 
 __all__ = ["OllamaFold", "error_payload", "model_entry", "utc_text"]
@@ -35,22 +35,8 @@ def utc_text(seconds: float) -> str:
 
 
 def model_entry(name: str, created: float, digest: str) -> dict[str, Any]:
-    """A model as `/api/tags` lists it."""
-    return {
-        "name": name,
-        "model": name,
-        "modified_at": utc_text(created),
-        "size": 0,
-        "digest": digest,
-        "details": {
-            "parent_model": "",
-            "format": "",
-            "family": "",
-            "families": [],
-            "parameter_size": "",
-            "quantization_level": "",
-        },
-    }
+    """A model as `/api/tags` lists it; what the server does not know of its files is left out."""
+    return {"name": name, "model": name, "modified_at": utc_text(created), "digest": digest}
 
 
 class OllamaFold:
@@ -103,7 +89,7 @@ class OllamaFold:
         if event.tokens and self._first is None:
             self._first = time.perf_counter_ns()
         text = ""
-        for piece in self._pieces(event):
+        for piece in pieces_of(event, self._reader):
             if piece.call is None:
                 text += piece.text
             elif piece.name is not None:
@@ -116,12 +102,6 @@ class OllamaFold:
         if event.usage is not None:
             self._usage = event.usage
         return text
-
-    def _pieces(self, event: OutputEvent) -> list[CallPiece]:
-        if self._reader is None:
-            return [CallPiece(event.text)] if event.text else []
-        pieces = self._reader.push(event.text)
-        return pieces if event.finish_reason is None else [*pieces, *self._reader.finish()]
 
     def _line(self, text: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         line: dict[str, Any] = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yearling.serving.request import FinishReason, OutputEvent, TokenLogprob, Usage
-from yearling.serving.tool_calls import CallPiece, ToolCallReader
+from yearling.serving.tool_calls import CallPiece, ToolCallReader, pieces_of
 from yearling.wire.openai.chat import (
     ChatAnswer,
     call_chunk,
@@ -145,7 +145,7 @@ class ChatFold:
     def add(self, index: int, event: OutputEvent) -> tuple[list[CallPiece], dict[str, Any] | None]:
         """Take an event in, and give the pieces and the log-probabilities it brought."""
         answer = self._answers[index]
-        pieces = _pieces(answer, event)
+        pieces = pieces_of(event, answer.reader)
         for piece in pieces:
             if piece.call is None:
                 answer.text.append(piece.text)
@@ -284,14 +284,6 @@ class CompletionFold:
         if not self._legacy:
             return None
         return answer.joined_logprobs() or self._legacy[index].piece([], [])
-
-
-def _pieces(answer: _Answer, event: OutputEvent) -> list[CallPiece]:
-    """What an event says, with calls apart where tools may be called."""
-    if answer.reader is None:
-        return [CallPiece(event.text)] if event.text else []
-    pieces = answer.reader.push(event.text)
-    return pieces if event.finish_reason is None else [*pieces, *answer.reader.finish()]
 
 
 def _note_end(answer: _Answer, usage: _UsageSum, index: int, event: OutputEvent) -> None:

@@ -30,7 +30,7 @@ class _Function(BaseModel):
         default=None, description="JSON Schema of its arguments; none takes none."
     )
     strict: bool | None = Field(
-        default=None, description="Arguments hold to the schema whatever this says."
+        default=None, description="Refuse keywords of the schema that cannot be kept."
     )
 
 
@@ -99,18 +99,18 @@ def tool_use(
     if twice is not None:
         raise RequestError(f"tools holds two functions named {twice!r}.", parameter="tools")
     shown = tuple(tool.model_dump(exclude_none=True) for tool in tools)
-    callable_ = shown
+    offered = shown
     if isinstance(choice, NamedTool):
         wanted = choice.function.name
-        callable_ = tuple(tool for tool in shown if tool["function"]["name"] == wanted)
-        if not callable_:
+        offered = tuple(tool for tool in shown if tool["function"]["name"] == wanted)
+        if not offered:
             raise RequestError(
                 f"tool_choice names {wanted[:64]!r}; the tools are {', '.join(names)}.",
                 parameter="tool_choice",
             )
         is_parallel = False
     must_call = isinstance(choice, NamedTool) or choice == "required"
-    guide = tool_guide(callable_, "required" if must_call else "auto", is_parallel=is_parallel)
+    guide = tool_guide(offered, "required" if must_call else "auto", is_parallel=is_parallel)
     return ToolUse(shown, guide)
 
 
