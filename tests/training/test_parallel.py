@@ -87,6 +87,15 @@ def test_checkpoint_of_two_ranks_goes_on_in_one_and_in_four(
     _assert_same(_train(tmp_path / "four", (1, 4, 1), tmp_path / "two"), alone_resumed)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_processes_end_well_while_gloo_lets_go() -> None:
+    command = [sys.executable, "-m", "tests.training.gloo_ends", "12"]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}/src:{ROOT}", "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert ended.stdout.split()[-1:] == ["0"], ended.stderr[-4000:]
+
+
 def test_share_deals_out_every_micro_batch_once() -> None:
     whole = [len(batch[0]) for batch in Rows().next_step()]
     shares = [ShareOfSource(Rows(), rank, 2).next_step() for rank in range(2)]

@@ -2,8 +2,9 @@
 
 import socket
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -18,6 +19,8 @@ from yearling.core.errors import ConfigError
 __all__ = ["is_distributed", "process_group", "torchrun_command"]
 
 _TIMEOUT_SECONDS = 600.0
+_GLOO_THREAD = "pt_gloo_runloop"  # as torch names them
+_LOOK_SECONDS, _PATIENCE_SECONDS = 0.02, 10.0
 
 
 def torchrun_command(
@@ -83,7 +86,35 @@ def process_group(timeout_seconds: float = _TIMEOUT_SECONDS) -> Iterator[None]:
     try:
         yield
     finally:
+        _wait_for_gloo()
         dist.destroy_process_group()
+
+
+def _wait_for_gloo() -> None:
+    """Wait until Gloo's threads sleep, which tell that a collective is done before they let go.
+
+    What they let go are tensors, which takes the interpreter: in a process that ends meanwhile,
+    "terminate called without an active exception" (https://github.com/pytorch/pytorch/pull/179291).
+    Groups outlive `destroy_process_group` in the caches of DTensor, and so do their threads.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    before = _gloo_threads()
+    while before and time.monotonic() < deadline:
+        time.sleep(_LOOK_SECONDS)  # which gives them the interpreter
+        now = _gloo_threads()
+        if now == before and all("S (sleeping)" in state for state in now.values()):
+            return
+        before = now
+
+
+def _gloo_threads() -> dict[str, str]:
+    """What Linux tells of each, context switches included; nothing elsewhere."""
+    states = {}
+    for task in Path("/proc/self/task").glob("*"):
+        with suppress(OSError):  # it has just ended
+            if (task / "comm").read_text().strip() == _GLOO_THREAD:
+                states[task.name] = (task / "status").read_text()
+    return states
 
 
 def _place() -> tuple[int, int, str, int]:
