@@ -55,7 +55,7 @@ class Settings:
     loss_steps: int = 50
     rows_per_step: int = 8
     pack_tokens: int = 640
-    micro_batch_tokens: int = 1_152
+    micro_batch_tokens: int = 768
     lr: float = 2e-4
 
 

@@ -6,6 +6,7 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 
+from yearling.training import fused_lora
 from yearling.training.fused_lora import FusedLoraLinear, lora_linear
 
 ROWS, INPUTS, OUTPUTS, RANK = 5, 8, 6, 3
@@ -28,6 +29,29 @@ def test_gradients_are_those_of_the_formula(has_bias: bool) -> None:
     assert torch.autograd.gradcheck(
         lambda x, a, b: lora_linear(x, (weight, bias), (a, b), 0.5), (values, first, second)
     )
+
+
+@pytest.mark.parametrize("is_onednn", [False, True])
+def test_both_products_give_the_same_numbers(
+    is_onednn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_onednn and not torch.backends.mkldnn.is_available():
+        pytest.skip("this PyTorch has no oneDNN")
+    monkeypatch.setattr(fused_lora, "_has_faster_product", lambda: is_onednn)
+    weight, bias = random(192, 576), random(192)
+    exact = [random(300, 576), random(16, 576, seed=1), random(192, 16, seed=2)]
+    exact = [values.requires_grad_() for values in exact]
+    rounded = [values.detach().float().requires_grad_() for values in exact]
+    for (values, first, second), base in (
+        (exact, (weight, bias)),
+        (rounded, (weight.float(), bias.float())),
+    ):
+        lora_linear(values, base, (first, second), 0.5).square().sum().backward()
+    for ours, wanted in zip(rounded, exact, strict=True):
+        assert ours.grad is not None
+        assert wanted.grad is not None
+        error = (ours.grad - wanted.grad).norm() / wanted.grad.norm()
+        assert error < 1e-5
 
 
 def layer(*, is_fused: bool, dropout: float = 0.0) -> tuple[nn.Module, Linear]:

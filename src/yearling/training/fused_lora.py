@@ -6,6 +6,7 @@ the update is added in place by the products themselves. Numbers and gradients a
 Legend: T tokens, I inputs, O outputs, r rank.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -66,6 +67,30 @@ def lora_linear(
     return result
 
 
+@cache
+def _has_faster_product() -> bool:
+    """Whether oneDNN's product of float32 matrices is faster here than that of PyTorch's choice.
+
+    PyTorch asks MKL, which keeps to AVX2 on AMD's processors. oneDNN goes by what the processor
+    can do, and reaches 2.2 times the rate on a Zen 5.
+    """
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return has_onednn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _linear(
+    values: Float[Tensor, "T I"], weight: Float[Tensor, "O I"], bias: Tensor | None = None
+) -> Float[Tensor, "T O"]:
+    """Compute values @ weight.T + bias; either may be a transposed view."""
+    is_plain = values.device.type == "cpu" and values.dtype == torch.float32 and values.numel()
+    if not is_plain or not _has_faster_product():
+        return F.linear(values, weight, bias)
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
+    return result
+
+
 class _LoraLinear(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -77,8 +102,8 @@ class _LoraLinear(torch.autograd.Function):
         second: Tensor,
         scaling: float,
     ) -> Tensor:
-        narrow = values @ first.T
-        result = F.linear(values, weight, bias)
+        narrow = _linear(values, first)
+        result = _linear(values, weight, bias)
         result.addmm_(narrow, second.T, alpha=scaling)
         ctx.save_for_backward(values, weight, first, second, narrow)
         ctx.scaling = scaling
@@ -88,10 +113,10 @@ class _LoraLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         values, weight, first, second, narrow = ctx.saved_tensors
-        back = (upstream @ second).mul_(ctx.scaling)
+        back = _linear(upstream, second.T).mul_(ctx.scaling)
         of_values = None
         if ctx.needs_input_grad[0]:
-            of_values = (upstream @ weight).addmm_(back, first)
-        of_first = back.T @ values
-        of_second = (narrow.T @ upstream).mul_(ctx.scaling).T
+            of_values = _linear(upstream, weight.T).addmm_(back, first)
+        of_first = _linear(back.T, values.T)
+        of_second = _linear(narrow.T, upstream.T).mul_(ctx.scaling).T
         return of_values, None, None, of_first, of_second, None
