@@ -5,6 +5,7 @@
 #   make check-native kernel tests under the address and undefined-behaviour sanitizers
 #   make test-fast    tests without the slow ones; before every commit
 #   make test         all tests
+#   make faults       promises in their long form: a line of each that was kept (20 minutes)
 #   make example      README's tuning example, from a CSV to answers (about 2 minutes)
 #   make docs         the documentation site, in site/
 #   make bench        speed against llama.cpp, OpenVINO and transformers (BENCH_ARGS="--json FILE")
@@ -23,7 +24,7 @@ DEV := .venv/.dev-is-installed
 PEERS := .venv-bench/.peers-are-installed
 SET_UP := PYTHON=$(PYTHON) tools/set_up.sh
 
-.PHONY: serve check check-native test-fast test example docs bench wheel clean
+.PHONY: serve check check-native test-fast test faults example docs bench wheel clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -50,7 +51,11 @@ test: $(DEV)
 	@$(SET_UP) browser
 	@$(SET_UP) tracer
 	@$(BIN)/python -m pytest -q -n 2 -m "not (faults or browser or example)" $(PYTEST_ARGS)
-	@$(BIN)/python -m pytest -q -m "faults or browser" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -m "(faults and not slow) or browser" $(PYTEST_ARGS)
+
+faults: $(DEV)
+	@$(SET_UP) tracer
+	@$(BIN)/python -m pytest -q -m faults $(PYTEST_ARGS)
 
 # The README's training example, judged by its answers: some six minutes on a quiet machine.
 example: $(DEV)
@@ -79,6 +84,6 @@ $(DEV): $(MINIMAL)
 	@$(SET_UP) dev
 	@touch $@
 
-$(PEERS): benchmarks/serving/requirements.txt benchmarks/training/requirements.txt tools/set_up.sh
+$(PEERS): $(wildcard benchmarks/*/requirements.txt) tools/set_up.sh
 	@$(SET_UP) peers
 	@touch $@

@@ -107,7 +107,8 @@ peers() {
         env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT \
         .venv-bench/bin/python -m pip --disable-pip-version-check install --quiet \
         --requirement benchmarks/serving/requirements.txt \
-        --requirement benchmarks/training/requirements.txt
+        --requirement benchmarks/training/requirements.txt \
+        --requirement benchmarks/harness/requirements.txt
 }
 
 # system_package NAME TEXT: what only the system's own packages hold.

@@ -3,12 +3,14 @@
 struct Float32Cache {
   using Element = float;
   static Lanes at(const float* from) { return load(from); }
+  static Pair pair_at(const float* from) { return load_pair(from); }
   static float scalar(float x) { return x; }
   static float narrow(float x) { return x; }
 };
 struct Float16Cache {
   using Element = std::uint16_t;
   static Lanes at(const std::uint16_t* from) { return load_half(from); }
+  static Pair pair_at(const std::uint16_t* from) { return load_half_pair(from); }
   static float scalar(std::uint16_t x) { return half_to_float(x); }
   static std::uint16_t narrow(float x) { return float_to_half(x); }
 };
@@ -30,18 +32,15 @@ template <typename Cache, std::size_t R>
 inline void block_scores(const AttentionBlock& block, const float* const* queries,
                          float (*scores)[kBlockTokens]) {
   const auto* keys = static_cast<const typename Cache::Element*>(block.keys);
-  Lanes total[R][2] = {};
+  Pair total[R] = {};
   for (std::size_t d = 0; d < block.head_dim; ++d, keys += kBlockTokens) {
-    const Lanes first = Cache::at(keys), second = Cache::at(keys + kLanes);
+    const Pair there = Cache::pair_at(keys);
     for (std::size_t r = 0; r < R; ++r) {
-      const Lanes q = broadcast(queries[r][d]);
-      total[r][0] = fma(q, first, total[r][0]);
-      total[r][1] = fma(q, second, total[r][1]);
+      total[r] = fma(broadcast_pair(queries[r][d]), there, total[r]);
     }
   }
   for (std::size_t r = 0; r < R; ++r) {
-    store(scores[r], total[r][0] * broadcast(block.scale));
-    store(scores[r] + kLanes, total[r][1] * broadcast(block.scale));
+    store_pair(scores[r], multiply(total[r], broadcast_pair(block.scale)));
   }
 }
 
@@ -49,14 +48,19 @@ inline void block_scores(const AttentionBlock& block, const float* const* querie
 inline void block_weights(float* scores, std::size_t begin, std::size_t end, std::size_t head_dim,
                           AttentionState& state) {
   const float infinity = std::numeric_limits<float>::infinity();
-  std::fill(scores, scores + begin, -infinity);
-  std::fill(scores + end, scores + kBlockTokens, -infinity);
+  const bool is_cut = begin > 0 || end < kBlockTokens;
+  if (is_cut) {
+    std::fill(scores, scores + begin, -infinity);
+    std::fill(scores + end, scores + kBlockTokens, -infinity);
+  }
   const Lanes first = load(scores), second = load(scores + kLanes);
   const float most = std::max(state.maximum, max_lanes(maximum(first, second)));
   store(scores, exponential(first - broadcast(most)));
   store(scores + kLanes, exponential(second - broadcast(most)));
-  std::fill(scores, scores + begin, 0.0f);
-  std::fill(scores + end, scores + kBlockTokens, 0.0f);
+  if (is_cut) {
+    std::fill(scores, scores + begin, 0.0f);
+    std::fill(scores + end, scores + kBlockTokens, 0.0f);
+  }
   const float total = sum_lanes(load(scores) + load(scores + kLanes));
   if (most != state.maximum) {
     const bool is_first = state.maximum == -infinity;
@@ -68,25 +72,40 @@ inline void block_weights(float* scores, std::size_t begin, std::size_t end, std
   state.sum += total;
 }
 
-// values += weights · V for R rows and C vectors of dimensions from d on, in order of keys.
+// values += weights · V for R rows and C times sixteen dimensions from d on, in order of keys.
 template <typename Cache, std::size_t R, std::size_t C>
-inline void add_values(const typename Cache::Element* values, std::size_t head_dim, std::size_t d,
-                       const float (*weights)[kBlockTokens], std::size_t num_keys,
-                       AttentionState* states) {
-  Lanes total[R][C];
+inline void add_value_pairs(const typename Cache::Element* values, std::size_t head_dim,
+                            std::size_t d, const float (*weights)[kBlockTokens],
+                            std::size_t num_keys, AttentionState* states) {
+  constexpr std::size_t kWidth = 2 * kLanes;
+  Pair total[R][C];
   for (std::size_t r = 0; r < R; ++r)
-    for (std::size_t c = 0; c < C; ++c) total[r][c] = load(states[r].values + d + c * kLanes);
+    for (std::size_t c = 0; c < C; ++c) total[r][c] = load_pair(states[r].values + d + c * kWidth);
   for (std::size_t t = 0; t < num_keys; ++t) {
     const typename Cache::Element* row = values + t * head_dim + d;
-    Lanes v[C];
-    for (std::size_t c = 0; c < C; ++c) v[c] = Cache::at(row + c * kLanes);
+    Pair v[C];
+    for (std::size_t c = 0; c < C; ++c) v[c] = Cache::pair_at(row + c * kWidth);
     for (std::size_t r = 0; r < R; ++r) {
-      const Lanes weight = broadcast(weights[r][t]);
+      const Pair weight = broadcast_pair(weights[r][t]);
       for (std::size_t c = 0; c < C; ++c) total[r][c] = fma(weight, v[c], total[r][c]);
     }
   }
   for (std::size_t r = 0; r < R; ++r)
-    for (std::size_t c = 0; c < C; ++c) store(states[r].values + d + c * kLanes, total[r][c]);
+    for (std::size_t c = 0; c < C; ++c) store_pair(states[r].values + d + c * kWidth, total[r][c]);
+}
+
+// The same for eight dimensions.
+template <typename Cache, std::size_t R>
+inline void add_values(const typename Cache::Element* values, std::size_t head_dim, std::size_t d,
+                       const float (*weights)[kBlockTokens], std::size_t num_keys,
+                       AttentionState* states) {
+  Lanes total[R];
+  for (std::size_t r = 0; r < R; ++r) total[r] = load(states[r].values + d);
+  for (std::size_t t = 0; t < num_keys; ++t) {
+    const Lanes v = Cache::at(values + t * head_dim + d);
+    for (std::size_t r = 0; r < R; ++r) total[r] = fma(broadcast(weights[r][t]), v, total[r]);
+  }
+  for (std::size_t r = 0; r < R; ++r) store(states[r].values + d, total[r]);
 }
 
 template <typename Cache, std::size_t R>
@@ -95,11 +114,15 @@ inline void block_values(const AttentionBlock& block, const float (*weights)[kBl
   const auto* values = static_cast<const typename Cache::Element*>(block.values);
   const std::size_t head_dim = block.head_dim;
   std::size_t d = 0;
-  for (; d + 4 * kLanes <= head_dim; d += 4 * kLanes) {
-    add_values<Cache, R, 4>(values, head_dim, d, weights, num_keys, states);
+  constexpr std::size_t kWidth = 2 * kLanes;
+  for (; d + kValuePairs * kWidth <= head_dim; d += kValuePairs * kWidth) {
+    add_value_pairs<Cache, R, kValuePairs>(values, head_dim, d, weights, num_keys, states);
+  }
+  for (; d + kWidth <= head_dim; d += kWidth) {
+    add_value_pairs<Cache, R, 1>(values, head_dim, d, weights, num_keys, states);
   }
   for (; d + kLanes <= head_dim; d += kLanes) {
-    add_values<Cache, R, 1>(values, head_dim, d, weights, num_keys, states);
+    add_values<Cache, R>(values, head_dim, d, weights, num_keys, states);
   }
   for (; d < head_dim; ++d) {
     for (std::size_t r = 0; r < R; ++r) {
@@ -111,9 +134,6 @@ inline void block_values(const AttentionBlock& block, const float (*weights)[kBl
     }
   }
 }
-
-inline constexpr std::size_t kScoreRows = 6;
-inline constexpr std::size_t kValueRows = 3;
 
 // Weighs and adds a block's values, once `scores` holds R rows of finished scores.
 template <typename Cache, std::size_t R>
@@ -138,7 +158,7 @@ template <typename Cache>
 void attend(const AttentionBlock& block, const float* const* queries, const KeyRange* keys,
             std::size_t rows, AttentionState* states) {
   for_row_blocks<kScoreRows>({0, rows}, [&]<std::size_t R>(std::size_t row) {
-    alignas(32) float scores[R][kBlockTokens];
+    alignas(64) float scores[R][kBlockTokens];
     block_scores<Cache, R>(block, queries + row, scores);
     add_block<Cache, R>(block, scores, keys + row, states + row);
   });
@@ -159,7 +179,7 @@ template <typename Cache>
 void attend_bent(const AttentionBlock& block, const float* const* queries, const KeyRange* keys,
                  const ScoreBend* bends, std::size_t rows, AttentionState* states) {
   for_row_blocks<kScoreRows>({0, rows}, [&]<std::size_t R>(std::size_t row) {
-    alignas(32) float scores[R][kBlockTokens];
+    alignas(64) float scores[R][kBlockTokens];
     block_scores<Cache, R>(block, queries + row, scores);
     for (std::size_t r = 0; r < R; ++r) bend_scores(scores[r], bends[row + r]);
     add_block<Cache, R>(block, scores, keys + row, states + row);

@@ -78,8 +78,7 @@ inline void store_tile(const Lanes (&sums)[R], std::size_t tile, std::size_t out
   }
 }
 
-// R rows × one tile of 4-bit weights. Sixteen-bit partial sums hold a whole group: 32 products
-// of at most 15·127 in two lanes are at most 30,480.
+// R rows × one tile of 4-bit weights.
 template <std::size_t R>
 void int4_rows(const Int4Group* groups, std::size_t tile, std::size_t outputs,
                const QuantizedRows& in, std::size_t row, const LinearOutput& out) {
@@ -92,11 +91,9 @@ void int4_rows(const Int4Group* groups, std::size_t tile, std::size_t outputs,
     const Int4Group& group = groups[g];
     Partial partial[R] = {};
     for (std::size_t load = 0; load < 4; ++load) {
-      const Codes packed = load_codes(group.codes + load * 32);
-      const Codes low = low_nibbles(packed), high = high_nibbles(packed);
+      const Nibbles weights = unpack(load_codes(group.codes + load * 32));
       for (std::size_t r = 0; r < R; ++r) {
-        add_unsigned_products(partial[r], low, codes + r * stride + load * 8);
-        add_unsigned_products(partial[r], high, codes + r * stride + load * 8 + 4);
+        add_products(partial[r], weights, codes + r * stride + load * 8);
       }
     }
     const Lanes scale = load_half(group.scale), minimum = load_half(group.minimum);
@@ -158,8 +155,6 @@ inline void for_row_blocks(RowRange rows, Body&& body) {
   }
 }
 
-inline constexpr std::size_t kInt4Rows = 6;
-inline constexpr std::size_t kInt8Rows = 4;
 inline constexpr std::size_t kFloatRows = 6;
 
 void linear_quantized(const Linear& weights, RowRange tiles, const QuantizedRows& in,

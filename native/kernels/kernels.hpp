@@ -157,6 +157,7 @@ const Kernels& select_kernels(const char* name);
 const Kernels& portable_kernels();
 #if defined(YEARLING_AVX2)
 const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
 #endif
 
 }  // namespace yearling

@@ -12,6 +12,11 @@ namespace yearling {
 namespace {
 
 inline constexpr std::size_t kLanes = 8;
+inline constexpr std::size_t kInt4Rows = 6;
+inline constexpr std::size_t kInt8Rows = 4;
+inline constexpr std::size_t kScoreRows = 6;
+inline constexpr std::size_t kValueRows = 3;
+inline constexpr std::size_t kValuePairs = 2;
 typedef float Lanes __attribute__((vector_size(32)));
 typedef std::int32_t IntLanes __attribute__((vector_size(32)));
 
@@ -48,6 +53,24 @@ inline Lanes load_bfloat(const std::uint16_t* from) {
   for (std::size_t i = 0; i < kLanes; ++i) values[i] = bfloat_to_float(from[i]);
   return load(values);
 }
+// Sixteen floats, as two times eight lanes.
+struct Pair {
+  Lanes low, high;
+};
+inline Pair load_pair(const float* from) { return {load(from), load(from + kLanes)}; }
+inline Pair load_half_pair(const std::uint16_t* from) {
+  return {load_half(from), load_half(from + kLanes)};
+}
+inline void store_pair(float* to, Pair x) {
+  store(to, x.low);
+  store(to + kLanes, x.high);
+}
+inline Pair broadcast_pair(float x) { return {broadcast(x), broadcast(x)}; }
+inline Pair multiply(Pair a, Pair b) { return {a.low * b.low, a.high * b.high}; }
+inline Pair fma(Pair a, Pair b, Pair c) {
+  return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)};
+}
+
 inline float sum_lanes(Lanes x) {
   return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
 }
@@ -66,19 +89,9 @@ inline Codes load_codes(const void* from) {
   std::memcpy(x.values, from, sizeof x.values);
   return x;
 }
-inline Codes low_nibbles(Codes x) {
-  for (auto& value : x.values) value = static_cast<std::int8_t>(value & 15);
-  return x;
-}
-inline Codes high_nibbles(Codes x) {
-  for (auto& value : x.values) value = static_cast<std::int8_t>(value >> 4 & 15);
-  return x;
-}
-
 struct Wide {
   IntLanes value;
 };
-using Partial = Wide;
 inline void add_signed_products(Wide& sum, const Codes& weights, const std::int8_t* inputs) {
   for (std::size_t column = 0; column < kTile; ++column) {
     int total = 0;
@@ -86,8 +99,21 @@ inline void add_signed_products(Wide& sum, const Codes& weights, const std::int8
     sum.value[column] += total;
   }
 }
-inline void add_unsigned_products(Wide& sum, const Codes& weights, const std::int8_t* inputs) {
-  add_signed_products(sum, weights, inputs);  // nibbles are never negative
+using Partial = Wide;
+struct Nibbles {
+  Codes low, high;
+};
+inline Nibbles unpack(const Codes& x) {
+  Nibbles codes;
+  for (std::size_t i = 0; i < sizeof x.values; ++i) {
+    codes.low.values[i] = static_cast<std::int8_t>(x.values[i] & 15);
+    codes.high.values[i] = static_cast<std::int8_t>(x.values[i] >> 4 & 15);
+  }
+  return codes;
+}
+inline void add_products(Partial& sum, const Nibbles& weights, const std::int8_t* inputs) {
+  add_signed_products(sum, weights.low, inputs);
+  add_signed_products(sum, weights.high, inputs + 4);
 }
 inline Lanes to_lanes(const Wide& sum) { return __builtin_convertvector(sum.value, Lanes); }
 

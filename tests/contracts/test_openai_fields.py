@@ -9,6 +9,7 @@ from openai.types import completion_create_params as completion_params
 from openai.types import embedding_create_params as embedding_params
 from openai.types.chat import chat_completion_stream_options_param as stream_params
 from openai.types.chat import completion_create_params as chat_params
+from openai.types.responses import response_create_params as response_params
 from pydantic import BaseModel
 
 from yearling.core.errors import RequestError, UnsupportedError
@@ -22,11 +23,18 @@ from yearling.wire.openai.fields import (
     RefusedField,
 )
 from yearling.wire.openai.generation import StreamOptions
+from yearling.wire.openai.responses import (
+    REFUSED_RESPONSE_FIELDS,
+    ResponseBody,
+    parse_response_request,
+)
 
 LIMITS = Limits().for_requests()
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 COMPLETION = {"model": "m", "prompt": "Hi"}
 EMBEDDING = {"model": "m", "input": "Hi"}
+RESPONSE = {"model": "m", "input": "Hi"}
+TOOLS = [{"type": "function", "name": "f"}]
 GUIDES = {"guided_json", "guided_regex", "guided_choice", "guided_grammar"}
 SAMPLING = {"top_k", "min_p", "repetition_penalty", "stop_token_ids", "min_tokens", "ignore_eos"}
 EXTRAS = SAMPLING | GUIDES
@@ -67,6 +75,16 @@ def test_every_field_of_the_client_is_honoured_or_refused(
     assert fields - ours - set(refused) == set()
     assert ours & set(refused) == set()
     assert ours - fields == EXTRAS, "fields that OpenAI does not have"
+
+
+def test_every_field_of_a_response_is_honoured_or_refused() -> None:
+    fields = _fields(
+        response_params.ResponseCreateParamsBase,
+        response_params.ResponseCreateParamsNonStreaming,
+        response_params.ResponseCreateParamsStreaming,
+    )
+    assert set(ResponseBody.model_fields) | set(REFUSED_RESPONSE_FIELDS) == fields
+    assert set(ResponseBody.model_fields) & set(REFUSED_RESPONSE_FIELDS) == set()
 
 
 def test_embeddings_take_exactly_the_clients_fields() -> None:
@@ -114,12 +132,54 @@ def test_honoured_embedding_field_of_a_wrong_type_names_itself(field: str) -> No
     assert caught.value.parameter == field
 
 
+@pytest.mark.parametrize("field", sorted(REFUSED_RESPONSE_FIELDS))
+def test_refused_response_field_names_itself(field: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"^{field} is not supported: ") as caught:
+        parse_response_request(RESPONSE | {field: UNLIKELY}, LIMITS)
+    assert caught.value.parameter == field
+    for harmless in (None, *REFUSED_RESPONSE_FIELDS[field].harmless):
+        parse_response_request(RESPONSE | {field: json.loads(json.dumps(harmless))}, LIMITS)
+
+
+@pytest.mark.parametrize("field", sorted(ResponseBody.model_fields))
+def test_honoured_response_field_of_a_wrong_type_names_itself(field: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_response_request(RESPONSE | {field: UNLIKELY}, LIMITS)
+    assert (caught.value.parameter or "").split(".")[0].split("[")[0] == field
+
+
+@pytest.mark.parametrize(
+    ("changes", "parameter"),
+    [
+        ({"input": []}, "input"),
+        ({"input": [{"type": "reasoning", "summary": []}]}, "input[0].type"),
+        ({"input": [{"role": "king", "content": "x"}]}, "input[0].role"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
+         "input[0].content[0].type"),
+        ({"input": [{"type": "function_call_output", "output": "1"}]}, "input[0].call_id"),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
+        ({"text": {"format": {"type": "json_object"}}, "tools": TOOLS}, "text.format"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": TOOLS, "top_logprobs": 1}, "include"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"stream_options": {"include_obfuscation": False}}, "stream_options"),
+    ],
+)  # fmt: skip
+def test_wrong_value_of_a_response_is_refused_by_name(
+    changes: dict[str, Any], parameter: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_response_request(RESPONSE | changes, LIMITS)
+    assert caught.value.parameter == parameter
+
+
 @pytest.mark.parametrize("field", ["best", "Temperature", "max_token", "guided_xml", "x" * 300])
 def test_unknown_field_is_refused_by_name(field: str) -> None:
     parsers: list[tuple[Any, dict[str, Any]]] = [
         (parse_chat_request, CHAT),
         (parse_completion_request, COMPLETION),
         (parse_embeddings_request, EMBEDDING),
+        (parse_response_request, RESPONSE),
     ]
     for parse, body in parsers:
         with pytest.raises(UnsupportedError, match="is not a field of this request") as caught:

@@ -8,6 +8,7 @@ from tests.server.fake_model import served_model
 from yearling.core.log import set_up_logging
 from yearling.server.config import ServerConfig
 from yearling.server.launch import serve_models
+from yearling.server.limits import Limits
 from yearling.server.listener import bind, url_of
 from yearling.serving.worker import ModelWorker
 
@@ -15,11 +16,12 @@ from yearling.serving.worker import ModelWorker
 async def _main() -> int:
     set_up_logging("info")
     executor = json.loads(sys.argv[2])
-    config = ServerConfig(port=int(sys.argv[1]))
+    limits = Limits(**executor.pop("limits", {}))
+    config = ServerConfig(port=int(sys.argv[1]), limits=limits)
     worker = ModelWorker("reciter", executor, entry="tests.server.fake_model:build_engine")
     listener = bind(config)
     was_whole = await serve_models(
-        [served_model(worker)],
+        [served_model(worker, limits=limits)],
         [asyncio.create_task(worker.start())],
         config,
         listener=listener,

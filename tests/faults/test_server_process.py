@@ -15,6 +15,7 @@ import openai
 import psutil
 import pytest
 
+from tests.faults.conftest import Promise
 from tests.server.fake_model import ANSWER
 from tests.server.live import ROOT, LiveServer, server_process, wait_until
 
@@ -67,7 +68,9 @@ def _health(server: LiveServer) -> int:
     return server.request("GET", "/health")[0]
 
 
-def test_killed_worker_is_told_to_every_stream_and_comes_back(server: LiveServer) -> None:
+def test_killed_worker_is_told_to_every_stream_and_comes_back(
+    server: LiveServer, promise: Promise
+) -> None:
     streams = _start_streams(server, 8)
     os.kill(_worker_pid(server), signal.SIGKILL)
     killed = time.monotonic()
@@ -92,6 +95,10 @@ def test_killed_worker_is_told_to_every_stream_and_comes_back(server: LiveServer
     with openai.OpenAI(base_url=server.url + "/v1", api_key="any") as client:
         answer = client.chat.completions.create(**BODY, max_tokens=9)
     assert answer.choices[0].message.content == ANSWER.encode()[:9].decode()
+    promise(
+        f"worker killed under 8 streams: each told within {told:.1f} s, serving again within 10 s, "
+        "and the next answer is the right one"
+    )
 
 
 def test_health_is_503_while_the_worker_restarts(server: LiveServer) -> None:
@@ -110,7 +117,9 @@ def test_health_is_503_while_the_worker_restarts(server: LiveServer) -> None:
     assert seen == {200, 503} or seen == {503, 200}
 
 
-def test_killed_server_leaves_no_orphan_and_restarts_at_once(server: LiveServer) -> None:
+def test_killed_server_leaves_no_orphan_and_restarts_at_once(
+    server: LiveServer, promise: Promise
+) -> None:
     assert server.process is not None
     family = psutil.Process(server.process.pid).children(recursive=True)
     assert family
@@ -126,13 +135,16 @@ def test_killed_server_leaves_no_orphan_and_restarts_at_once(server: LiveServer)
         assert again.port == server.port
         assert again.json("/v1/chat/completions", BODY)[0] == 200
     assert time.monotonic() - start < 15
+    promise("server killed under 4 streams: no process is left, and it starts again on its port")
 
 
 def _is_alive(process: psutil.Process) -> bool:
     return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
-def test_sigterm_lets_streams_finish_and_refuses_new_work(server: LiveServer) -> None:
+def test_sigterm_lets_streams_finish_and_refuses_new_work(
+    server: LiveServer, promise: Promise
+) -> None:
     assert server.process is not None
     streams = _start_streams(server, 8, max_tokens=150)
     kept = server.connect()
@@ -149,9 +161,12 @@ def test_sigterm_lets_streams_finish_and_refuses_new_work(server: LiveServer) ->
         assert json.loads(stream.lines[-2])["choices"][0]["finish_reason"] == "length"
     assert server.process.wait(5) == 0
     kept.close()
+    promise("SIGTERM under 8 streams: each ends whole, new work is told 503 and when to come back")
 
 
-def test_second_signal_ends_streams_with_an_error_at_once(server: LiveServer) -> None:
+def test_second_signal_ends_streams_with_an_error_at_once(
+    server: LiveServer, promise: Promise
+) -> None:
     assert server.process is not None
     children = psutil.Process(server.process.pid).children(recursive=True)
     streams = _start_streams(server, 4)
@@ -166,6 +181,7 @@ def test_second_signal_ends_streams_with_an_error_at_once(server: LiveServer) ->
         assert stream.error is None
         assert json.loads(stream.lines[-1])["error"]["code"] == "shutting_down"
     wait_until(lambda: not any(_is_alive(child) for child in children), 2, "no orphans")
+    promise("a second SIGTERM under 4 streams: each is told, and all processes end within 5 s")
 
 
 def test_taken_port_says_so_and_what_to_do() -> None:

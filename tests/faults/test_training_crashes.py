@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.conftest import Promise
 from tests.faults.durable_probe import CONTENT, REFUSED, fill
 from tests.faults.system_calls import crash_states, own_calls, record, trace
 from tests.server.live import ROOT
@@ -62,7 +63,7 @@ def _faults(call: str) -> Sequence[str]:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.slow)])
 def test_crash_or_error_at_any_system_call_leaves_old_or_new(
-    stride: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stride: int, tmp_path: Path, promise: Promise
 ) -> None:
     calls = own_calls(_old(tmp_path / "checkpoints-0000"), tmp_path / "log")
     assert {"openat", "write", "fsync", "mkdir", "rename", "symlink"} <= set(calls)
@@ -92,15 +93,14 @@ def test_crash_or_error_at_any_system_call_leaves_old_or_new(
     assert set(killed) == {b"old", b"new"}
     assert set(refused) == {"error=EIO", "error=ENOSPC"}
     assert sum(killed.values()) == sum(fault == "signal=SIGKILL" for fault, _, _ in results)
-    _promise(
-        capsys,
+    promise(
         f"{len(results)} faults injected into checkpoint writing ({sum(killed.values())} kills, "
         f"{sum(refused.values())} told errors): old or new every time, nothing lost",
     )
 
 
 def test_power_cut_with_unsynced_writes_lost_leaves_old_or_new(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, promise: Promise
 ) -> None:
     recording = record(_old(tmp_path / "recorded"), tmp_path / "log")
     assert len(recording.changes) > 15
@@ -116,8 +116,7 @@ def test_power_cut_with_unsynced_writes_lost_leaves_old_or_new(
         marks[mark] += 1
         shutil.rmtree(root)
     assert set(marks) == {b"old", b"new"}
-    _promise(
-        capsys,
+    promise(
         f"{len(states)} disks as a power cut may leave them: {marks[b'old']} old, "
         f"{marks[b'new']} new, none mixed or unreadable",
     )
@@ -140,7 +139,7 @@ def test_power_cut_test_finds_a_writer_that_forgets_fsync(tmp_path: Path) -> Non
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kills", [10, pytest.param(40, marks=pytest.mark.slow)])
 def test_training_killed_and_resumed_ends_with_the_same_bits(
-    kills: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kills: int, tmp_path: Path, promise: Promise
 ) -> None:
     ended = _run([sys.executable, "-m", "tests.faults.training_worker", "alone"], tmp_path, [kills])
     told = json.loads(ended.stdout.splitlines()[-1])
@@ -152,17 +151,14 @@ def test_training_killed_and_resumed_ends_with_the_same_bits(
     assert len(set(steps)) > 2, "kills came at different places of the run"
     assert {"modules", "optimizers", "random", "source", "log"} <= set(told["whole"])
     assert told["killed"] == told["whole"]
-    _promise(
-        capsys,
+    promise(
         f"{kills} SIGKILLs, {len(inside)} inside a save: weights, optimizer, random numbers, place "
         "in the data and loss log have the bits of the run in peace",
     )
 
 
 @pytest.mark.timeout(300)
-def test_training_survives_a_lost_process(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_training_survives_a_lost_process(tmp_path: Path, promise: Promise) -> None:
     digests = {}
     for name, kills in (("whole", []), ("killed", [3, 7, 11])):
         folder = tmp_path / name
@@ -179,15 +175,14 @@ def test_training_survives_a_lost_process(
         assert set(addresses) <= {"127.0.0.1", "::1"}
         digests[name] = _digest(folder)
     assert digests["killed"] == digests["whole"]
-    _promise(
-        capsys,
+    promise(
         "process 1 of 2 SIGKILLed at steps 3, 7 and 11: torchrun started again, the end has the "
         "same bits; every port was on loopback",
     )
 
 
 def test_job_that_meets_nan_fails_and_leaves_the_last_good_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, promise: Promise
 ) -> None:
     command = [sys.executable, "-m", "tests.faults.training_worker", "spoiled"]
     ended = _run(command, tmp_path, [], status=1)
@@ -201,7 +196,7 @@ def test_job_that_meets_nan_fails_and_leaves_the_last_good_checkpoint(
     log = [json.loads(line) for line in (tmp_path / "losses.jsonl").read_text().splitlines()]
     assert [entry[0] for entry in log] == [1, 2, 3, 4, 5, 6, 7]
     assert repr(log[-1][1]) == "nan"
-    _promise(capsys, "a NaN in step 7: the job failed, named its rows, and `last` is step 6")
+    promise("a NaN in step 7: the job failed, named its rows, and `last` is step 6")
 
 
 def _digest(folder: Path) -> dict[str, str]:
@@ -235,9 +230,3 @@ def _commit_moment(
         if any(name == "step-00000002" for _, name, _ in change.names)  # type: ignore[attr-defined]
     )
     return next(when for when, node in synced if node is root and when >= renamed)
-
-
-def _promise(capsys: pytest.CaptureFixture[str], text: str) -> None:
-    """Say what was shown, also when output is captured."""
-    with capsys.disabled():
-        print(f"\n  promise: {text}")

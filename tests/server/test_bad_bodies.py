@@ -154,7 +154,7 @@ def test_what_is_not_http_gets_an_error_object(
         ("GET", "/v1", 404),
         ("GET", "/v1/", 404),
         ("GET", "/docs", 404),
-        ("GET", "/openapi.json", 404),
+        ("GET", "/openapi.yaml", 404),
         ("GET", "/health/", 404),
         ("GET", "/assets/../app.py", 404),
         ("GET", "/assets/%2e%2e/%2e%2e/app.py", 404),

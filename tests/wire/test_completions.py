@@ -5,7 +5,7 @@ import pytest
 from yearling.core.errors import RequestError
 from yearling.server.limits import Limits
 from yearling.serving.request import OutputEvent, PromptScore, TokenLogprob, Usage
-from yearling.wire.openai.answers import CompletionFold, EchoedPrompt, TokenTexts
+from yearling.wire.openai.answers import CompletionFold, EchoedPrompt
 from yearling.wire.openai.completions import parse_completion_request
 from yearling.wire.openai.generation import AnswerHead
 
@@ -54,15 +54,43 @@ def test_max_tokens_0_alone_is_refused() -> None:
         parse_completion_request(BODY | {"max_tokens": 0}, LIMITS)
 
 
-def test_best_of_may_only_repeat_n() -> None:
+def test_best_of_makes_more_answers_than_are_given() -> None:
     assert parse_completion_request(BODY | {"best_of": 1}, LIMITS).num_choices == 1
-    assert parse_completion_request(BODY | {"best_of": 2, "n": 2}, LIMITS).num_choices == 2
-    with pytest.raises(RequestError, match="best_of is 2"):
-        parse_completion_request(BODY | {"best_of": 2}, LIMITS)
+    request = parse_completion_request(BODY | {"best_of": 3, "n": 2}, LIMITS)
+    assert (request.num_choices, request.num_returned) == (3, 2)
+    assert (request.sampling.logprobs, request.num_logprobs) == (0, None)
+    for more in ({"best_of": 1, "n": 2}, {"best_of": 99}, {"best_of": 2, "stream": True}):
+        with pytest.raises(RequestError, match="best_of is") as caught:
+            parse_completion_request(BODY | more, LIMITS)
+        assert caught.value.parameter == "best_of"
+
+
+def test_likeliest_answers_come_best_first() -> None:
+    fold = CompletionFold(
+        AnswerHead("cmpl-1", 5, "m", "fp"),
+        [EchoedPrompt("Once", [1, 2])],
+        is_echoed=False,
+        num_choices=4,
+        num_returned=2,
+        num_logprobs=None,
+        token_bytes=BYTES.__getitem__,
+    )
+    for index, logprobs in enumerate([(-2.0,), (-0.5, -0.7), (-3.0, -0.1), (-0.4, -0.6, -0.5)]):
+        entries = tuple(TokenLogprob(1, logprob) for logprob in logprobs)
+        tokens = (1,) * len(entries)
+        usage = Usage(2, len(entries))
+        fold.add(
+            index,
+            OutputEvent("r", str(index), tokens, entries, finish_reason="length", usage=usage),
+        )
+    body = fold.body()
+    assert [choice["text"] for choice in body["choices"]] == ["3", "1"]
+    assert [choice["index"] for choice in body["choices"]] == [0, 1]
+    assert body["choices"][0]["logprobs"] is None
+    assert body["usage"]["completion_tokens"] == 8, "of all that were made"
 
 
 BYTES = {1: b"On", 2: b"ce", 3: "é".encode()[:1], 4: "é".encode()[1:], 0: b"<end>"}
-TEXTS = TokenTexts(BYTES.__getitem__, lambda token: token == 0)
 
 
 def _fold(*, is_echoed: bool) -> CompletionFold:
@@ -71,8 +99,9 @@ def _fold(*, is_echoed: bool) -> CompletionFold:
         [EchoedPrompt("Once", [1, 2])],
         is_echoed=is_echoed,
         num_choices=1,
+        num_returned=1,
         num_logprobs=2,
-        token_texts=TEXTS,
+        token_bytes=BYTES.__getitem__,
     )
 
 
@@ -93,15 +122,16 @@ def test_echo_puts_the_prompt_and_its_scores_first() -> None:
     choice = fold.body()["choices"][0]
     assert choice["text"] == "Onceé"
     assert choice["logprobs"] == {
-        "tokens": ["On", "ce", r"bytes:\xc3", r"bytes:\xa9"],
-        "token_logprobs": [None, -0.25, -0.5, -1.5],
+        "tokens": ["On", "ce", r"bytes:\xc3", r"bytes:\xa9", "<end>"],
+        "token_logprobs": [None, -0.25, -0.5, -1.5, -0.1],
         "top_logprobs": [
             None,
             {"ce": -0.25, "On": -2.0},
             {r"bytes:\xc3": -0.5, r"bytes:\xa9": -1.0},
             {r"bytes:\xc3": -0.5, "On": -1.0, r"bytes:\xa9": -1.5},
+            {"<end>": -0.1},
         ],
-        "text_offset": [0, 2, 4, 4],
+        "text_offset": [0, 2, 4, 4, 5],
     }
 
 
@@ -111,7 +141,7 @@ def test_offsets_without_echo_start_after_the_prompt() -> None:
         fold.add(0, event)
     choice = fold.body()["choices"][0]
     assert choice["text"] == "é"
-    assert choice["logprobs"]["text_offset"] == [4, 4]
+    assert choice["logprobs"]["text_offset"] == [4, 4, 5]
 
 
 def test_stream_put_together_is_the_whole_body() -> None:

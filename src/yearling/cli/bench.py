@@ -142,6 +142,21 @@ def conversion(
         raise typer.Exit(1)
 
 
+@app.command()
+def harness(
+    model: _Model = "smollm2",
+    limit: Annotated[int | None, typer.Option(min=1, help="Questions of each task. [all]")] = None,
+    json_file: _Json = None,
+) -> None:
+    """Scores of EleutherAI's lm-eval: through our server, and in its own model."""
+    run = _benchmark("benchmarks.harness.run")
+    with _progress() as progress:
+        report = run.run(run.Settings(model, limit), progress)
+    _publish(report.as_text(), report.as_json(), json_file)
+    if not report.has_passed:
+        raise typer.Exit(1)
+
+
 def _benchmark(name: str) -> ModuleType:
     """Import a module of the checkout this installation runs from.
 

@@ -18,6 +18,7 @@ from yearling.cli import (
     explain,
     merge,
     models,
+    parity,
     plan,
     serve,
     show,
@@ -55,6 +56,7 @@ app.command("convert")(convert.convert)
 app.add_typer(data.app, name="data")
 app.command("train")(train.train)
 app.command("plan")(plan.plan)
+app.command("parity")(parity.parity)
 app.command("explain")(explain.explain)
 app.command("merge")(merge.merge)
 app.command("systems")(systems.systems)

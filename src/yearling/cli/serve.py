@@ -44,6 +44,12 @@ def serve(
     chat_template: Annotated[
         str | None, typer.Option(help="Name of a chat template, or a .jinja file. [the model's]")
     ] = None,
+    lenient: Annotated[
+        bool,
+        typer.Option(
+            "--lenient", help="Pass over unsupported fields, and name them in X-Ignored-Params."
+        ),
+    ] = False,
     config: Annotated[Path | None, typer.Option(help="YAML file with these settings.")] = None,
     set_: Annotated[
         list[str] | None,
@@ -64,6 +70,7 @@ def serve(
         "server.port": port,
         "server.api_keys": api_key or ([key] if key else None),
         "server.allowed_hosts": allowed_host,
+        "server.is_lenient": lenient,
         "engine.threads": threads,
         "engine.context": max_model_len,
         "engine.weights": weights,

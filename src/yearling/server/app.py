@@ -1,19 +1,20 @@
 """The application: its routes, who may call them, and how errors look."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from yearling import __version__
 from yearling.core.errors import YearlingError
 from yearling.server.config import ServerConfig
 from yearling.server.errors import error_response, reply_of
 from yearling.server.front import Front
 from yearling.server.log import log_failure
 from yearling.server.models import ServedModel
+from yearling.server.openapi import Route, describe
 from yearling.server.routes.chat import create_chat_completion
 from yearling.server.routes.completions import create_completion
 from yearling.server.routes.embeddings import create_embeddings
@@ -25,30 +26,53 @@ from yearling.server.routes.ollama import (
     ollama_version,
 )
 from yearling.server.routes.page import asset, page
-from yearling.server.routes.status import health, list_models, metrics, retrieve_model
+from yearling.server.routes.responses import (
+    create_response,
+    delete_response,
+    retrieve_response,
+)
+from yearling.server.routes.status import (
+    health,
+    list_models,
+    metrics,
+    openapi,
+    retrieve_model,
+)
 from yearling.server.routes.tokenization import detokenize, tokenize
 from yearling.server.service import Service
+from yearling.wire.anthropic.request import MessagesBody
+from yearling.wire.ollama.request import ChatBody as OllamaChatBody
+from yearling.wire.ollama.request import GenerateBody
+from yearling.wire.openai.chat import ChatBody
+from yearling.wire.openai.completions import CompletionBody
+from yearling.wire.openai.embeddings import EmbeddingBody
+from yearling.wire.openai.responses import ResponseBody
+from yearling.wire.openai.tokenization import DetokenizeBody, TokenizeBody
 
 __all__ = ["build_app"]
 
 _READING = ["GET", "HEAD"]
-_ROUTES: Sequence[tuple[str, Callable[..., Any], list[str]]] = (
-    ("/", page, _READING),
-    ("/assets/{path:path}", asset, _READING),
-    ("/health", health, _READING),
-    ("/metrics", metrics, _READING),
-    ("/v1/models", list_models, _READING),
-    ("/v1/models/{name:path}", retrieve_model, _READING),
-    ("/v1/chat/completions", create_chat_completion, ["POST"]),
-    ("/v1/completions", create_completion, ["POST"]),
-    ("/v1/messages", create_message, ["POST"]),
-    ("/v1/embeddings", create_embeddings, ["POST"]),
-    ("/api/chat", ollama_chat, ["POST"]),
-    ("/api/generate", ollama_generate, ["POST"]),
-    ("/api/tags", ollama_tags, _READING),
-    ("/api/version", ollama_version, _READING),
-    ("/tokenize", tokenize, ["POST"]),
-    ("/detokenize", detokenize, ["POST"]),
+_ROUTES: Sequence[Route] = (
+    ("/", page, _READING, None),
+    ("/assets/{path:path}", asset, _READING, None),
+    ("/health", health, _READING, None),
+    ("/metrics", metrics, _READING, None),
+    ("/openapi.json", openapi, _READING, None),
+    ("/v1/models", list_models, _READING, None),
+    ("/v1/models/{name:path}", retrieve_model, _READING, None),
+    ("/v1/chat/completions", create_chat_completion, ["POST"], ChatBody),
+    ("/v1/completions", create_completion, ["POST"], CompletionBody),
+    ("/v1/responses", create_response, ["POST"], ResponseBody),
+    ("/v1/responses/{response_id}", retrieve_response, _READING, None),
+    ("/v1/responses/{response_id}", delete_response, ["DELETE"], None),
+    ("/v1/messages", create_message, ["POST"], MessagesBody),
+    ("/v1/embeddings", create_embeddings, ["POST"], EmbeddingBody),
+    ("/api/chat", ollama_chat, ["POST"], OllamaChatBody),
+    ("/api/generate", ollama_generate, ["POST"], GenerateBody),
+    ("/api/tags", ollama_tags, _READING, None),
+    ("/api/version", ollama_version, _READING, None),
+    ("/tokenize", tokenize, ["POST"], TokenizeBody),
+    ("/detokenize", detokenize, ["POST"], DetokenizeBody),
 )
 _PUBLIC = frozenset({page, asset, health})
 
@@ -71,9 +95,10 @@ def build_app(models: Sequence[ServedModel], config: ServerConfig) -> FastAPI:
             YearlingError: _answer_error,
         },
     )
-    for path, endpoint, methods in _ROUTES:
-        app.add_api_route(path, endpoint, methods=methods, response_model=None)
+    for path, endpoint, methods, _ in _ROUTES:
+        app.add_api_route(path, endpoint, methods=list(methods), response_model=None)
     app.state.service = service
+    app.state.openapi = describe(_ROUTES, __version__)
     app.state.public_routes = tuple(
         route for route in app.routes if isinstance(route, APIRoute) and route.endpoint in _PUBLIC
     )

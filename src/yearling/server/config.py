@@ -28,6 +28,10 @@ class ServerConfig(Config):
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="Names, beside the address, that clients may call the server by."
     )
+    is_lenient: bool = Field(
+        default=False,
+        description="Pass over unsupported fields, and name them in a header.",
+    )
     limits: Limits = Field(default_factory=Limits, description="Bounds; see limits.py.")
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from yearling.server.body import ClientLeftError
 from yearling.server.errors import HttpError, error_response, large_headers, reply_of
+from yearling.server.lenience import ignored_header
 from yearling.server.log import REQUEST_ID, log_failure, log_request
 from yearling.server.service import Service
 
@@ -78,6 +79,7 @@ class _Answer:
         is_usable = _REQUEST_ID.fullmatch(given) is not None
         self.request_id = given if is_usable else secrets.token_hex(16)
         self.status: int | None = None
+        self._scope = scope
         self.started = time.monotonic()
         self._send = send
 
@@ -88,6 +90,8 @@ class _Answer:
             headers["x-request-id"] = self.request_id
             headers["x-content-type-options"] = "nosniff"
             headers.setdefault("cache-control", "no-store")
+            if ignored := self._scope.get("state", {}).get("ignored"):
+                headers["x-ignored-params"] = ignored_header(ignored)
             message["headers"] = headers.raw
         await self._send(message)
 

@@ -39,6 +39,8 @@ class Limits:
     guide_bytes: int = _bound(
         64 * _KIBIBYTE, "One schema, expression, grammar or set of tools that guides answers."
     )
+    kept_responses: int = _bound(1000, "Responses kept to be gone on from; the oldest go first.")
+    kept_response_bytes: int = _bound(64 * _MEBIBYTE, "All kept responses together.")
     prompt_bytes_per_context_token: int = _bound(
         8, "Prompt bytes per token of context; more is refused before tokenising."
     )

@@ -9,6 +9,7 @@ from yearling.server.errors import HttpError
 from yearling.server.generation import Generation
 from yearling.server.metrics import Metrics
 from yearling.server.models import ServedModel, ServedModels
+from yearling.server.response_store import ResponseStore
 from yearling.serving.request import EngineRequest
 from yearling.wire.openai.errors import ErrorReply
 
@@ -29,6 +30,7 @@ class Service:
         self.limits = config.limits
         self.access = Access(config)
         self.metrics = Metrics(self.models)
+        self.responses = ResponseStore(config.limits)
         self.is_draining = False
         self.num_open_requests = 0
         self._observers = {model.name: self.metrics.observer(model.name) for model in models}

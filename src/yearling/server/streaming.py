@@ -18,7 +18,14 @@ from yearling.server.log import log_failure
 from yearling.serving.request import OutputEvent
 from yearling.wire.openai.errors import ErrorReply
 
-__all__ = ["OPENAI", "AnswerFrames", "EventStream", "Framing", "unless_client_leaves"]
+__all__ = [
+    "OPENAI",
+    "AnswerFrames",
+    "EventStream",
+    "Framing",
+    "named_frame",
+    "unless_client_leaves",
+]
 
 _Result = TypeVar("_Result")
 _encode = msgspec.json.Encoder().encode
@@ -152,6 +159,11 @@ async def _wait_until_left(receive: Receive) -> None:
 
 async def _send_body(send: Send, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+def named_frame(chunk: Mapping[str, Any]) -> bytes:
+    """A chunk as a server-sent event that bears its type's name."""
+    return f"event: {chunk['type']}\ndata: ".encode() + _encode(chunk) + b"\n\n"
 
 
 def _data_frame(chunk: Mapping[str, Any]) -> bytes:

@@ -32,13 +32,13 @@ class RequestLimits:
     stops: int
     logit_biases: int
 
-    def check_messages(self, messages: Sized) -> None:
+    def check_messages(self, messages: Sized, parameter: str = "messages") -> None:
         """Refuse a conversation of too many messages.
 
         Raises:
-            RequestError: it is one.
+            RequestError: it is one; `parameter` names it.
         """
-        self._check("messages", messages, self.messages, "entries")
+        self._check(parameter, messages, self.messages, "entries")
 
     def check_stops(self, stops: Sized, parameter: str = "stop") -> None:
         """Refuse too many stop strings.

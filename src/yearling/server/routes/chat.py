@@ -9,6 +9,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from yearling.server.body import read_json
+from yearling.server.lenience import parsed
 from yearling.server.log import log_user
 from yearling.server.models import ServedModel
 from yearling.server.routes.answering import (
@@ -43,13 +44,16 @@ class BegunChat:
     requests: Sequence[GenerationRequest]
 
 
-async def begin_chat(request: Request, chat: ChatRequest, prefix: str) -> BegunChat:
+async def begin_chat(
+    request: Request, chat: ChatRequest, prefix: str, *, parameter: str = "messages"
+) -> BegunChat:
     """Find the model and turn a conversation into requests of its engine.
 
     Args:
         request: As it came.
         chat: What it asks.
         prefix: Of the answer's identifier.
+        parameter: What the request calls the conversation.
 
     Raises:
         YearlingError: the model is not served, not ready, or cannot take the conversation.
@@ -61,7 +65,7 @@ async def begin_chat(request: Request, chat: ChatRequest, prefix: str) -> BegunC
     # Rendering waits for the template's process, so it happens in a thread.
     tools = () if chat.tools is None else chat.tools.tools
     prompt = await asyncio.to_thread(model.encode_chat, chat.messages, tools=tools)
-    check_room(model, len(prompt), chat.sampling, parameter="messages")
+    check_room(model, len(prompt), chat.sampling, parameter=parameter)
     if chat.user is not None:
         log_user(chat.user)
     request_id = AnswerHead.new_id(prefix)
@@ -79,8 +83,8 @@ async def create_chat_completion(request: Request) -> Response:
     """Answer a conversation."""
     service = service_of(request)
     body = await read_json(request, service.limits)
-    chat = parse_chat_request(body, service.limits.for_requests())
-    begun = await begin_chat(request, chat, "chatcmpl")
+    chat = parsed(request, body, parse_chat_request, service.limits.for_requests())
+    begun = await begin_chat(request, chat, "chatcmpl-")
     model = begun.model
     head = AnswerHead(
         id=begun.request_id,

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from yearling.core.errors import RequestError
 from yearling.server.body import read_json
+from yearling.server.lenience import parsed
 from yearling.server.log import log_user
 from yearling.server.models import ServedModel
 from yearling.server.routes.answering import (
@@ -17,7 +18,6 @@ from yearling.server.routes.answering import (
     check_room,
     check_sampling,
     service_of,
-    token_texts,
 )
 from yearling.wire.openai.answers import CompletionFold, EchoedPrompt
 from yearling.wire.openai.completions import CompletionRequest, parse_completion_request
@@ -30,7 +30,8 @@ async def create_completion(request: Request) -> Response:
     """Continue texts, or score them."""
     service = service_of(request)
     body = await read_json(request, service.limits)
-    completion = parse_completion_request(body, service.limits.for_requests())
+    limits = service.limits.for_requests()
+    completion = parsed(request, body, parse_completion_request, limits)
     model = service.models.get(completion.model)
     model.check_generates()
     model.check_ready()
@@ -39,7 +40,7 @@ async def create_completion(request: Request) -> Response:
     if completion.user is not None:
         log_user(completion.user)
     head = AnswerHead(
-        id=AnswerHead.new_id("cmpl"),
+        id=AnswerHead.new_id("cmpl-"),
         created=int(time.time()),
         model=model.name,
         fingerprint=model.fingerprint,
@@ -58,8 +59,9 @@ async def create_completion(request: Request) -> Response:
         prompts,
         is_echoed=completion.is_echoed,
         num_choices=completion.num_choices,
-        num_logprobs=completion.sampling.logprobs,
-        token_texts=token_texts(model.tokenizer),
+        num_returned=completion.num_returned,
+        num_logprobs=completion.num_logprobs,
+        token_bytes=model.tokenizer.token_bytes,
     )
     return await answer(request, model, requests, fold, is_streamed=completion.is_streamed)
 

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from yearling.core.errors import ContextLengthError, RequestError
 from yearling.server.body import read_json
 from yearling.server.generation import Generation
+from yearling.server.lenience import parsed
 from yearling.server.log import log_user
 from yearling.server.models import ServedModel
 from yearling.server.routes.answering import check_ids, json_response, service_of
@@ -31,7 +32,7 @@ async def create_embeddings(request: Request) -> Response:
     """Turn texts into vectors."""
     service = service_of(request)
     body = await read_json(request, service.limits)
-    wanted = parse_embeddings_request(body, service.limits.for_requests())
+    wanted = parsed(request, body, parse_embeddings_request, service.limits.for_requests())
     model = service.models.get(wanted.model)
     width = model.check_embeds()
     check_dimensions(wanted.dimensions, width)
@@ -39,7 +40,7 @@ async def create_embeddings(request: Request) -> Response:
     inputs = await asyncio.to_thread(_encode, model, wanted)
     if wanted.user is not None:
         log_user(wanted.user)
-    work = EmbeddingRequest(AnswerHead.new_id("embd"), inputs)
+    work = EmbeddingRequest(AnswerHead.new_id("embd-"), inputs)
     async with service.generation(model, [work]) as generation:
         vectors = await unless_client_leaves(request, _collect(generation, width))
     service.metrics.embedded_inputs.labels(model.name).inc(len(inputs))

@@ -1,35 +1,28 @@
 """POST /v1/messages, as Anthropic has it."""
 
-from collections.abc import Mapping
-from typing import Any
-
-import msgspec
 from fastapi import Request
 from starlette.responses import Response
 
 from yearling.server.body import read_json
+from yearling.server.lenience import parsed
 from yearling.server.routes.answering import answer, service_of
 from yearling.server.routes.chat import begin_chat
-from yearling.server.streaming import Framing
+from yearling.server.streaming import Framing, named_frame
 from yearling.wire.anthropic.answers import MessageFold, error_payload
 from yearling.wire.anthropic.request import parse_messages_request
 
 __all__ = ["create_message"]
 
 
-def _frame(chunk: Mapping[str, Any]) -> bytes:
-    return f"event: {chunk['type']}\ndata: ".encode() + msgspec.json.encode(chunk) + b"\n\n"
-
-
-_FRAMING = Framing(_frame, error_payload, b"", silence=_frame({"type": "ping"}))
+_FRAMING = Framing(named_frame, error_payload, b"", silence=named_frame({"type": "ping"}))
 
 
 async def create_message(request: Request) -> Response:
     """Answer a conversation."""
     service = service_of(request)
     body = await read_json(request, service.limits)
-    chat = parse_messages_request(body, service.limits.for_requests())
-    begun = await begin_chat(request, chat, "msg")
+    chat = parsed(request, body, parse_messages_request, service.limits.for_requests())
+    begun = await begin_chat(request, chat, "msg_")
     (only,) = begun.requests
     fold = MessageFold(
         begun.model.name,

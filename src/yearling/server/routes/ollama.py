@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 import yearling
 from yearling.server.body import read_json
+from yearling.server.lenience import parsed
 from yearling.server.routes.answering import answer, json_response, service_of
 from yearling.server.routes.chat import begin_chat
 from yearling.server.streaming import Framing
@@ -65,7 +66,8 @@ async def _answer(request: Request, parse: Parse, *, is_chat: bool) -> Response:
     found = next((m for m in service.models if m.name == body.get("model")), None)
     limits = service.limits.for_requests()
     # Without such a model there is nothing to hold a context against; `begin_chat` refuses it.
-    chat = parse(body, limits, 1 << 31 if found is None else found.context)
+    context = 1 << 31 if found is None else found.context
+    chat = parsed(request, body, parse, limits, context)
     begun = await begin_chat(request, chat, "chat")
     fold = OllamaFold(begun.model.name, is_chat=is_chat, has_tools=chat.tools is not None)
     return await answer(

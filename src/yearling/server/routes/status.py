@@ -1,4 +1,4 @@
-"""GET /v1/models, /v1/models/{name}, /health and /metrics."""
+"""GET /v1/models, /v1/models/{name}, /health, /metrics and /openapi.json."""
 
 from fastapi import Request
 from starlette.responses import Response
@@ -9,7 +9,7 @@ from yearling.server.models import ServedModel
 from yearling.server.routes.answering import json_response, service_of
 from yearling.wire.openai.models import model_list, model_object
 
-__all__ = ["health", "list_models", "metrics", "retrieve_model"]
+__all__ = ["health", "list_models", "metrics", "openapi", "retrieve_model"]
 
 
 async def list_models(request: Request) -> Response:
@@ -36,6 +36,11 @@ async def health(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Give the metrics as Prometheus reads them."""
     return Response(service_of(request).metrics.exposition(), media_type=METRICS_MEDIA_TYPE)
+
+
+async def openapi(request: Request) -> Response:
+    """Describe every route and its fields, in OpenAPI 3.1."""
+    return json_response(request.app.state.openapi)
 
 
 def _describe(model: ServedModel) -> dict[str, object]:

@@ -6,7 +6,7 @@ in `REFUSED_FIELDS` (refused by name).
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,12 +15,11 @@ from yearling.core.messages import ContentPart, Message, ToolCall
 from yearling.serving.request import SamplingParams
 from yearling.wire.limits import RequestLimits
 from yearling.wire.openai.chat import ChatRequest
-from yearling.wire.openai.fields import RefusedField, read_fields, validated
+from yearling.wire.openai.fields import RefusedField, read_fields, validated, validated_at
 from yearling.wire.openai.tools import NamedTool, Tool, ToolUse, tool_use
 
 __all__ = ["REFUSED_FIELDS", "MessagesBody", "parse_messages_request"]
 
-_Block = TypeVar("_Block", bound=BaseModel)
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 REFUSED_FIELDS: Mapping[str, RefusedField] = {
@@ -233,12 +232,12 @@ def _from_blocks(
     for number, raw in enumerate(blocks):
         here, kind = f"{where}[{number}]", raw.get("type")
         if kind == "text":
-            texts.append(ContentPart(_block(_TextBlock, raw, here).text))
+            texts.append(ContentPart(validated_at(_TextBlock, raw, here).text))
         elif kind == "tool_use" and role == "assistant":
-            use = _block(_ToolUseBlock, raw, here)
+            use = validated_at(_ToolUseBlock, raw, here)
             calls.append(ToolCall(use.id, use.name, json.dumps(use.input, ensure_ascii=False)))
         elif kind == "tool_result" and role == "user":
-            results.append(_result(_block(_ToolResultBlock, raw, here)))
+            results.append(_result(validated_at(_ToolResultBlock, raw, here)))
         else:
             raise UnsupportedError(
                 f"{here}.type is {str(kind)[:40]!r}; a turn of the {role} holds text and "
@@ -257,11 +256,3 @@ def _result(block: _ToolResultBlock) -> Message:
     if block.is_error:
         text = f"Error: {text}"
     return Message("tool", (ContentPart(text),), tool_call_id=block.tool_use_id)
-
-
-def _block(model: type[_Block], raw: Mapping[str, Any], where: str) -> _Block:
-    try:
-        return validated(model, {key: value for key, value in raw.items() if value is not None})
-    except RequestError as error:
-        parameter = f"{where}.{error.parameter}"
-        raise type(error)(f"{where}: {error}", parameter=parameter) from None

@@ -43,7 +43,11 @@ class CompletionBody(GenerationBody):
     """The fields of a completion request that are honoured."""
 
     prompt: Any = Field(description="Text, token ids, or a list of either.")
-    best_of: int | None = Field(default=None, description="Only n itself is supported.")
+    best_of: int | None = Field(
+        default=None,
+        ge=1,
+        description="Answers made to each prompt; the n likeliest come.",
+    )
     echo: bool | None = Field(default=None, description="Put the prompt before the answer.")
     logprobs: int | None = Field(
         default=None, ge=0, le=20, description="Alternatives reported per token."
@@ -57,6 +61,8 @@ class CompletionRequest:
     Attributes:
         prompts: Each a text or a list of token ids.
         num_choices: Independent answers to each prompt.
+        num_returned: How many of them are given: those whose tokens are likeliest on average.
+        num_logprobs: Alternatives reported per token; None reports no log-probabilities.
         is_echoed: The prompt comes before the answer, with its log-probabilities.
         is_prompt_only: Nothing is generated.
         user: Whom the caller acts for, for the log.
@@ -66,6 +72,8 @@ class CompletionRequest:
     prompts: tuple[str | tuple[int, ...], ...]
     sampling: SamplingParams
     num_choices: int
+    num_returned: int
+    num_logprobs: int | None
     is_echoed: bool
     is_prompt_only: bool
     is_streamed: bool
@@ -89,13 +97,8 @@ def parse_completion_request(body: Mapping[str, Any], limits: RequestLimits) -> 
         RequestError: a field is wrong, unknown or not supported; `parameter` names it.
     """
     fields = read_fields(CompletionBody, body, REFUSED_COMPLETION_FIELDS)
-    num_choices = check_choices(fields, limits)
-    if fields.best_of not in (None, num_choices):
-        raise UnsupportedError(
-            f"best_of is {fields.best_of}, but n is {num_choices}: choosing among more answers "
-            "than are returned is not supported. Leave it out.",
-            parameter="best_of",
-        )
+    num_returned = check_choices(fields, limits)
+    num_choices = _num_choices(fields, limits, num_returned)
     is_echoed = bool(fields.echo)
     is_prompt_only = fields.max_tokens == 0
     if is_prompt_only and not is_echoed:
@@ -105,8 +108,16 @@ def parse_completion_request(body: Mapping[str, Any], limits: RequestLimits) -> 
     return CompletionRequest(
         model=fields.model,
         prompts=read_inputs(fields.prompt, "prompt", limits.prompts),
-        sampling=_sampling(fields, limits, is_echoed=is_echoed, is_prompt_only=is_prompt_only),
+        sampling=_sampling(
+            fields,
+            limits,
+            is_echoed=is_echoed,
+            is_prompt_only=is_prompt_only,
+            is_ranked=num_choices > num_returned,
+        ),
         num_choices=num_choices,
+        num_returned=num_returned,
+        num_logprobs=fields.logprobs,
         is_echoed=is_echoed,
         is_prompt_only=is_prompt_only,
         is_streamed=bool(fields.stream),
@@ -115,15 +126,37 @@ def parse_completion_request(body: Mapping[str, Any], limits: RequestLimits) -> 
     )
 
 
+def _num_choices(fields: CompletionBody, limits: RequestLimits, num_returned: int) -> int:
+    num_choices = num_returned if fields.best_of is None else fields.best_of
+    if not num_returned <= num_choices <= limits.choices:
+        raise RequestError(
+            f"best_of is {num_choices}; it must lie between n, {num_returned}, and "
+            f"{limits.choices}, the limit.",
+            parameter="best_of",
+        )
+    if num_choices > num_returned and fields.stream:
+        raise UnsupportedError(
+            "best_of is larger than n, and stream is true: which answers are best is known only "
+            "when all have ended. Leave one out.",
+            parameter="best_of",
+        )
+    return num_choices
+
+
 def _sampling(
-    fields: CompletionBody, limits: RequestLimits, *, is_echoed: bool, is_prompt_only: bool
+    fields: CompletionBody,
+    limits: RequestLimits,
+    *,
+    is_echoed: bool,
+    is_prompt_only: bool,
+    is_ranked: bool,
 ) -> SamplingParams:
     longest = _DEFAULT_MAX_TOKENS if fields.max_tokens is None else fields.max_tokens
     return sampling_params(
         fields,
         limits,
         max_tokens=None if is_prompt_only else longest,
-        logprobs=fields.logprobs,
+        logprobs=0 if is_ranked and fields.logprobs is None else fields.logprobs,
         prompt_logprobs=fields.logprobs if is_echoed else None,
         guide=None if is_prompt_only else guide_of(fields),
     )

@@ -15,6 +15,7 @@ __all__ = [
     "RefusedField",
     "read_fields",
     "validated",
+    "validated_at",
 ]
 
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -92,6 +93,19 @@ def validated(model: type[_Model], fields: Mapping[str, Any]) -> _Model:
         return model.model_validate(fields)
     except ValidationError as error:
         raise _request_error(error.errors(include_url=False)[0]) from None
+
+
+def validated_at(model: type[_Model], raw: Mapping[str, Any], where: str) -> _Model:
+    """The same for a part of a body, whose place errors tell; null means unset.
+
+    Raises:
+        RequestError: a field is unknown, missing, of the wrong type or out of range.
+    """
+    try:
+        return validated(model, {key: value for key, value in raw.items() if value is not None})
+    except RequestError as error:
+        parameter = f"{where}.{error.parameter}"
+        raise type(error)(f"{where}: {error}", parameter=parameter) from None
 
 
 def _request_error(detail: ErrorDetails) -> RequestError:

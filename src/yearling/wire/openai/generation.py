@@ -178,8 +178,8 @@ class AnswerHead:
 
     @staticmethod
     def new_id(prefix: str) -> str:
-        """Draw an identifier, for example `chatcmpl-6f0c…`."""
-        return f"{prefix}-{secrets.token_hex(12)}"
+        """Draw an identifier; `chatcmpl-` begins one like `chatcmpl-6f0c…`."""
+        return f"{prefix}{secrets.token_hex(12)}"
 
     def body(self, kind: str, choices: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The fields of a chunk or a whole answer, without usage."""

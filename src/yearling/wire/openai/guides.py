@@ -14,7 +14,7 @@ from yearling.core.errors import RequestError
 from yearling.serving.request import Guide
 from yearling.wire.openai.fields import validated
 
-__all__ = ["GuidedFields", "ResponseFormat", "guide_of"]
+__all__ = ["GuidedFields", "ResponseFormat", "guide_of", "json_guide"]
 
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
@@ -76,6 +76,15 @@ def guide_of(fields: GuidedFields, response_format: ResponseFormat | None = None
     return guides[0] if guides else None
 
 
+def json_guide(schema: Mapping[str, Any] | None, field: str) -> Guide:
+    """The guide of JSON that a schema describes, or of any object; errors name the field.
+
+    Raises:
+        RequestError: it is no schema.
+    """
+    return _guide("json_schema", _ANY_OBJECT if schema is None else schema, field)
+
+
 def _guided(fields: GuidedFields) -> list[Guide]:
     found = []
     if fields.guided_json is not None:
@@ -96,15 +105,13 @@ def _formatted(wanted: ResponseFormat | None) -> list[Guide]:
         return []
     if wanted.type == "json_object":
         _refuse_schema(wanted)
-        return [_guide("json_schema", _ANY_OBJECT, "response_format")]
+        return [json_guide(None, "response_format")]
     if wanted.json_schema is None:
         raise RequestError(
             "response_format.json_schema is required where the type is json_schema.",
             parameter="response_format.json_schema",
         )
-    schema = wanted.json_schema.schema_
-    name = "response_format.json_schema.schema"
-    return [_guide("json_schema", _ANY_OBJECT if schema is None else schema, name)]
+    return [json_guide(wanted.json_schema.schema_, "response_format.json_schema.schema")]
 
 
 def _refuse_schema(wanted: ResponseFormat | None) -> None:

@@ -1,0 +1,58 @@
+"""Reading the fields of a body: refusing what is not supported, or, if asked to, passing it over.
+
+`yearling serve --lenient` is for clients that cannot be told to leave a field out. What was passed
+over stands in the answer's `X-Ignored-Params` header, so even then nothing is ignored in silence.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from fastapi import Request
+
+from yearling.core.errors import UnsupportedError
+
+__all__ = ["ignored_header", "parsed"]
+
+_Parsed = TypeVar("_Parsed")
+_LONGEST_NAME = 64
+
+
+def parsed(
+    request: Request, body: Mapping[str, Any], parse: Callable[..., _Parsed], *more: Any
+) -> _Parsed:
+    """Parse a body.
+
+    Args:
+        request: Whose it is; what is passed over is noted there.
+        body: As it came.
+        parse: Takes the body, and `more`.
+
+    Raises:
+        UnsupportedError: a field is not supported, and the server is not lenient, or the fault lies
+            within a field.
+        RequestError: a field is wrong.
+    """
+    ignored: list[str] = []
+    while True:
+        try:
+            found = parse(body, *more)
+        except UnsupportedError as error:
+            name = error.parameter
+            is_lenient = request.app.state.service.config.is_lenient
+            if not is_lenient or name is None or name not in body:
+                raise
+            body = {key: value for key, value in body.items() if key != name}
+            ignored.append(name)
+        else:
+            request.state.ignored = ignored
+            return found
+
+
+def ignored_header(names: list[str]) -> str:
+    r"""Names of fields as a header's value, whatever clients call them.
+
+    >>> ignored_header(["mood", "a\r\nb"])
+    'mood, a%0D%0Ab'
+    """
+    return ", ".join(quote(name[:_LONGEST_NAME], safe="") for name in names)

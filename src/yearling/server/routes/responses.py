@@ -1,0 +1,75 @@
+"""POST /v1/responses, and GET and DELETE of one that is kept."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import Request
+from starlette.responses import Response
+
+from yearling.core.errors import UnsupportedError
+from yearling.core.messages import Message
+from yearling.server.body import read_json
+from yearling.server.lenience import parsed
+from yearling.server.response_store import KeptResponse
+from yearling.server.routes.answering import answer, json_response, service_of, token_texts
+from yearling.server.routes.chat import begin_chat
+from yearling.server.streaming import Framing, named_frame
+from yearling.wire.openai.response_answers import ResponseFold
+from yearling.wire.openai.responses import parse_response_request
+
+__all__ = ["create_response", "delete_response", "retrieve_response"]
+
+
+async def create_response(request: Request) -> Response:
+    """Answer what is asked, after what was said before."""
+    service = service_of(request)
+    body = await read_json(request, service.limits)
+    limits = service.limits.for_requests()
+    asked = parsed(request, body, parse_response_request, limits)
+    account = request.state.salt
+    before: tuple[Message, ...] = ()
+    if asked.previous_id is not None:
+        kept = service.responses.get(account, asked.previous_id, "previous_response_id")
+        before = tuple(kept.messages)
+    chat = asked.after(before, limits)
+    begun = await begin_chat(request, chat, "resp_", parameter="input")
+
+    def keep(response: Mapping[str, Any], turn: Message) -> None:
+        if asked.is_stored:
+            new = (*asked.chat.messages, turn)
+            service.responses.put(account, KeptResponse(response, (*before, *new)), new)
+
+    has_logprobs = chat.sampling.logprobs is not None
+    fold = ResponseFold(
+        begun.request_id,
+        model=begun.model.name,
+        created=int(time.time()),
+        echo=asked.echo,
+        token_texts=token_texts(begun.model.tokenizer) if has_logprobs else None,
+        has_tools=chat.tools is not None,
+        on_done=keep,
+    )
+    framing = Framing(named_frame, fold.failure, b"")
+    return await answer(
+        request, begun.model, begun.requests, fold, is_streamed=chat.is_streamed, framing=framing
+    )
+
+
+async def retrieve_response(request: Request, response_id: str) -> Response:
+    """Show a response that is kept."""
+    _refuse_query(request)
+    kept = service_of(request).responses.get(request.state.salt, response_id)
+    return json_response(kept.body)
+
+
+async def delete_response(request: Request, response_id: str) -> Response:
+    """Forget a response that is kept."""
+    _refuse_query(request)
+    service_of(request).responses.delete(request.state.salt, response_id)
+    return json_response({"id": response_id, "object": "response.deleted", "deleted": True})
+
+
+def _refuse_query(request: Request) -> None:
+    for name in request.query_params:
+        raise UnsupportedError(f"{name[:64]} is not supported here. Leave it out.", parameter=name)
