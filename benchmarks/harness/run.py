@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ __all__ = ["Settings", "run"]
 Progress = Callable[[str], None]
 
 _NAME = "model"
+_START_SECONDS = 120
 _VERSIONS = """
 from importlib.metadata import version
 print(", ".join(f"{name} {version(name)}" for name in ("lm_eval", "transformers", "torch")))
@@ -138,11 +140,15 @@ def _server(model: Path, weights: str | None) -> Iterator[str]:
     command += ["--model", str(model), "--served-model-name", _NAME]
     command += [] if weights is None else ["--weights", weights]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        guard = threading.Timer(_START_SECONDS, process.kill)
+        guard.start()
         try:
             assert process.stdout is not None
             ready = re.search(r"http://\S+", process.stdout.readline())
+            guard.cancel()
             if ready is None:
                 raise BenchmarkError(f"`{' '.join(command)}` did not start; its errors are above.")
             yield ready[0]
         finally:
-            process.terminate()
+            guard.cancel()
+            process.kill()

@@ -22,23 +22,7 @@ inline constexpr std::size_t kScoreRows = 6;
 inline constexpr std::size_t kValueRows = 3;
 inline constexpr std::size_t kValuePairs = 2;
 
-// Sixteen floats, as two times eight lanes.
-struct Pair {
-  Lanes low, high;
-};
-inline Pair load_pair(const float* from) { return {load(from), load(from + kLanes)}; }
-inline Pair load_half_pair(const std::uint16_t* from) {
-  return {load_half(from), load_half(from + kLanes)};
-}
-inline void store_pair(float* to, Pair x) {
-  store(to, x.low);
-  store(to + kLanes, x.high);
-}
-inline Pair broadcast_pair(float x) { return {broadcast(x), broadcast(x)}; }
-inline Pair multiply(Pair a, Pair b) { return {a.low * b.low, a.high * b.high}; }
-inline Pair fma(Pair a, Pair b, Pair c) {
-  return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)};
-}
+#include "pair.hpp"
 
 // Eight inputs of each of eight columns.
 struct Nibbles {

@@ -53,23 +53,7 @@ inline Lanes load_bfloat(const std::uint16_t* from) {
   for (std::size_t i = 0; i < kLanes; ++i) values[i] = bfloat_to_float(from[i]);
   return load(values);
 }
-// Sixteen floats, as two times eight lanes.
-struct Pair {
-  Lanes low, high;
-};
-inline Pair load_pair(const float* from) { return {load(from), load(from + kLanes)}; }
-inline Pair load_half_pair(const std::uint16_t* from) {
-  return {load_half(from), load_half(from + kLanes)};
-}
-inline void store_pair(float* to, Pair x) {
-  store(to, x.low);
-  store(to + kLanes, x.high);
-}
-inline Pair broadcast_pair(float x) { return {broadcast(x), broadcast(x)}; }
-inline Pair multiply(Pair a, Pair b) { return {a.low * b.low, a.high * b.high}; }
-inline Pair fma(Pair a, Pair b, Pair c) {
-  return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)};
-}
+#include "pair.hpp"
 
 inline float sum_lanes(Lanes x) {
   return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));

@@ -63,6 +63,34 @@ def _ask(server: LiveServer, operation: Any, mode: GenerationMode, count: int) -
     return statuses
 
 
+_ADD = {"name": "add", "parameters": {"type": "object"}}
+_TOOLS = [{"type": "function", "function": _ADD}]
+_SAID = [{"role": "user", "content": "Hi"}]
+_CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+_RIGHT: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/chat/completions", {"messages": _SAID, "tools": _TOOLS}),
+    ("/v1/chat/completions", {"messages": [
+        *_SAID, {"role": "assistant", "content": None, "tool_calls": [_CALL]},
+        {"role": "tool", "content": "3", "tool_call_id": "c1"}, *_SAID]}),
+    ("/v1/completions", {"prompt": "x", "n": 2, "echo": True, "logprobs": 2, "best_of": 3}),
+    ("/v1/responses", {"input": "Hi", "tools": [{"type": "function", **_ADD}]}),
+    ("/v1/messages", {"messages": _SAID, "max_tokens": 3, "tools": [
+        {"name": "add", "input_schema": {"type": "object"}}]}),
+    ("/api/chat", {"messages": _SAID, "tools": _TOOLS, "stream": False}),
+    ("/api/generate", {"prompt": "x", "stream": False}),
+    ("/tokenize", {"prompt": "x"}),
+    ("/detokenize", {"tokens": [65]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "fields"), _RIGHT)
+def test_right_requests_of_every_route_are_answered(path: str, fields: dict[str, Any]) -> None:
+    """What random requests seldom hit."""
+    with running_server() as server:
+        status, body = server.json(path, {"model": "reciter", **fields})
+    assert status == 200, body
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("count", [10, pytest.param(100, marks=pytest.mark.slow)])
 def test_no_request_makes_the_api_answer_5xx(count: int, promise: Promise) -> None:

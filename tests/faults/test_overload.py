@@ -123,7 +123,7 @@ def test_overload_is_refused_early_and_nothing_is_lost(
     assert growth < 150
     slowest = statistics.quantiles(tally.refusal_seconds, n=100)[98]
     assert slowest < 0.25
-    assert after < 1.5 * idle
+    assert after < 1.5 * idle + 0.01
     promise(
         f"{count} requests on {_CONNECTIONS} connections against a queue of {queue}: "
         f"{len(tally.ids)} answered whole, {num_refused} told 429 (99 % within "

@@ -59,6 +59,8 @@ class RecitingExecutor(FakeExecutor):
 class FakeTemplate:
     """`<turn>role` before every message; refuses a conversation that starts with the assistant."""
 
+    source = "no place for tools"
+
     def __init__(self, tokenizer: ByteTokenizer) -> None:
         self._tokenizer = tokenizer
 

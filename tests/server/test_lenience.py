@@ -1,6 +1,7 @@
 """Fields that are not supported: refused, or passed over and named."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("/v1/completions", {"prompt": "x", "suffix": "y"}, ["suffix"]),
     ("/v1/responses", {"input": "Hi", "background": True}, ["background"]),
     ("/v1/messages", {"messages": SAID, "max_tokens": 3, "speed": "fast"}, ["speed"]),
+    ("/v1/responses", {"input": "Hi", "include": ["reasoning.encrypted_content"]}, ["include"]),
+    ("/tokenize", {"prompt": "x", "mood": 1}, ["mood"]),
     ("/api/chat", {"messages": SAID, "stream": False, "think": True}, ["think"]),
 ]
 
@@ -41,6 +44,18 @@ def test_without_it_they_are_refused(
     status, headers = _ask(server, path, fields)
     assert status == 400
     assert "x-ignored-params" not in headers
+
+
+def test_fields_beyond_the_most_are_refused_at_once() -> None:
+    with running_server(ServerConfig(port=0, is_lenient=True)) as server:
+        few = {f"\U0001f600{number}" * 30: 1 for number in range(32)}
+        status, headers = _ask(server, "/v1/chat/completions", {"messages": SAID, **few})
+        assert status == 200
+        assert len(headers["x-ignored-params"]) < 4096
+        many = {f"k{number}": 1 for number in range(50_000)}
+        start = time.monotonic()
+        assert _ask(server, "/v1/chat/completions", {"messages": SAID, **many})[0] == 400
+        assert time.monotonic() - start < 5
 
 
 def test_wrong_values_are_refused_all_the_same() -> None:

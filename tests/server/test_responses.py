@@ -12,11 +12,14 @@ from pydantic import BaseModel, Field, SecretStr
 
 from tests.server.fake_model import ANSWER
 from tests.server.live import LiveServer, running_server, started
-from yearling.core.messages import ContentPart, Message
+from yearling.core.messages import ContentPart, Message, ToolCall
+from yearling.models.tool_turns import CALL_START
 from yearling.server.config import ServerConfig
 from yearling.server.errors import HttpError
 from yearling.server.limits import Limits
 from yearling.server.response_store import KeptResponse, ResponseStore
+from yearling.serving.request import OutputEvent, Usage
+from yearling.wire.openai.response_answers import ResponseFold
 
 MODEL = "SmolLM2-135M-Instruct.Q4_1"
 SCHEMA = {
@@ -188,20 +191,56 @@ def test_failure_in_a_stream_is_told_in_it() -> None:
     )
 
 
-def test_oldest_responses_go_first() -> None:
-    store = ResponseStore(Limits(kept_responses=2))
+def _has(store: ResponseStore, account: str, response_id: str) -> bool:
+    try:
+        store.get(account, response_id)
+    except HttpError:
+        return False
+    return True
+
+
+def test_oldest_response_of_the_largest_account_goes_first() -> None:
+    store = ResponseStore(Limits(kept_responses=3))
+    store.put("quiet", "first", KeptResponse(b"{}", ()))
     for name in ("a", "b", "c"):
-        store.put("", KeptResponse({"id": name}, ()), ())
-    assert store.get("", "c").body == {"id": "c"}
-    with pytest.raises(HttpError):
-        store.get("", "a")
-    small = ResponseStore(Limits(kept_response_bytes=1000))
-    for name in ("a", "b"):
-        turn = Message("user", (ContentPart("x" * 600),))
-        small.put("", KeptResponse({"id": name}, (turn,)), (turn,))
-    with pytest.raises(HttpError):
-        small.get("", "a")
-    assert small.get("", "b")
+        store.put("loud", name, KeptResponse(b"{}", ()))
+    assert [_has(store, "loud", name) for name in ("a", "b", "c")] == [False, True, True]
+    assert _has(store, "quiet", "first")
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        Message("user", (ContentPart("x" * 600),)),
+        Message("assistant", tool_calls=(ToolCall("1", "f", "{" + " " * 600 + "}"),)),
+    ],
+)
+def test_all_that_is_kept_counts(turn: Message) -> None:
+    store = ResponseStore(Limits(kept_response_bytes=1500))
+    store.put("", "a", KeptResponse(b"{}", (turn,)))
+    store.put("", "b", KeptResponse(b"{}", (turn,)))
+    assert _has(store, "", "a")
+    store.delete("", "a")
+    store.put("", "c", KeptResponse(b"{}", (turn, turn)))  # goes on from what was deleted
+    assert (_has(store, "", "b"), _has(store, "", "c")) == (False, True)
+
+
+def test_cut_call_is_no_turn_to_go_on_from() -> None:
+    turns: list[Message] = []
+    fold = ResponseFold(
+        "resp_1",
+        model="m",
+        created=5,
+        echo={},
+        token_texts=None,
+        has_tools=True,
+        on_done=lambda _, turn: turns.append(turn),
+    )
+    said = CALL_START + '{"name": "add", "arguments": {"a"'
+    fold.add(0, OutputEvent("r", said, (1,), finish_reason="length", usage=Usage(2, 1)))
+    body = fold.body()
+    assert (body["status"], body["output"][0]["status"]) == ("incomplete", "incomplete")
+    assert turns == [Message("assistant")]
 
 
 # --- the model -----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ __all__ = ["ignored_header", "parsed"]
 
 _Parsed = TypeVar("_Parsed")
 _LONGEST_NAME = 64
+_MOST_IGNORED = 32
 
 
 def parsed(
@@ -29,8 +30,8 @@ def parsed(
         parse: Takes the body, and `more`.
 
     Raises:
-        UnsupportedError: a field is not supported, and the server is not lenient, or the fault lies
-            within a field.
+        UnsupportedError: a field is not supported, and the server is not lenient, the fault lies
+            within a field, or there are more than 32 such fields.
         RequestError: a field is wrong.
     """
     ignored: list[str] = []
@@ -40,10 +41,11 @@ def parsed(
         except UnsupportedError as error:
             name = error.parameter
             is_lenient = request.app.state.service.config.is_lenient
-            if not is_lenient or name is None or name not in body:
+            is_known = name is not None and name in body
+            if not is_lenient or not is_known or len(ignored) == _MOST_IGNORED:
                 raise
             body = {key: value for key, value in body.items() if key != name}
-            ignored.append(name)
+            ignored.append(str(name))
         else:
             request.state.ignored = ignored
             return found
@@ -55,4 +57,4 @@ def ignored_header(names: list[str]) -> str:
     >>> ignored_header(["mood", "a\r\nb"])
     'mood, a%0D%0Ab'
     """
-    return ", ".join(quote(name[:_LONGEST_NAME], safe="") for name in names)
+    return ", ".join(quote(name, safe="")[:_LONGEST_NAME] for name in names)

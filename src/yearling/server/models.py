@@ -58,6 +58,7 @@ class ServedModel:
         *,
         tools: Sequence[Mapping[str, Any]] = (),
         add_generation_prompt: bool = True,
+        parameter: str = "messages",
     ) -> list[int]:
         """Render a conversation into token ids.
 
@@ -66,6 +67,7 @@ class ServedModel:
             tools: Function definitions in OpenAI's form. A template that writes calls in our form
                 gets them; any other model is told of them in words.
             add_generation_prompt: Whether to end with the start of an assistant's turn.
+            parameter: What the request calls the conversation.
 
         Raises:
             UnsupportedError: the model has no chat template, or is an encoder.
@@ -76,10 +78,12 @@ class ServedModel:
         if self.chat_template is None:
             raise UnsupportedError(
                 f"{self.name} has no chat template: it completes text, at /v1/completions.",
-                parameter="messages",
+                parameter=parameter,
             )
         num_bytes = sum(len(message.text.encode()) for message in messages)
-        self._check_bytes(num_bytes + len(json.dumps(tools)), "messages")
+        calls = (call for message in messages for call in message.tool_calls)
+        num_bytes += sum(len(call.arguments.encode()) for call in calls)
+        self._check_bytes(num_bytes + len(json.dumps(tools)), parameter)
         has_turns = any(message.tool_calls or message.role == "tool" for message in messages)
         is_told = (tools or has_turns) and not self._can_show(tools)
         try:

@@ -64,7 +64,9 @@ async def begin_chat(
     check_sampling(model, chat.sampling)
     # Rendering waits for the template's process, so it happens in a thread.
     tools = () if chat.tools is None else chat.tools.tools
-    prompt = await asyncio.to_thread(model.encode_chat, chat.messages, tools=tools)
+    prompt = await asyncio.to_thread(
+        model.encode_chat, chat.messages, tools=tools, parameter=parameter
+    )
     check_room(model, len(prompt), chat.sampling, parameter=parameter)
     if chat.user is not None:
         log_user(chat.user)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 from fastapi import Request
 from starlette.responses import Response
 
@@ -37,8 +38,8 @@ async def create_response(request: Request) -> Response:
 
     def keep(response: Mapping[str, Any], turn: Message) -> None:
         if asked.is_stored:
-            new = (*asked.chat.messages, turn)
-            service.responses.put(account, KeptResponse(response, (*before, *new)), new)
+            body, said = msgspec.json.encode(response), (*before, *asked.chat.messages, turn)
+            service.responses.put(account, response["id"], KeptResponse(body, said))
 
     has_logprobs = chat.sampling.logprobs is not None
     fold = ResponseFold(
@@ -60,7 +61,7 @@ async def retrieve_response(request: Request, response_id: str) -> Response:
     """Show a response that is kept."""
     _refuse_query(request)
     kept = service_of(request).responses.get(request.state.salt, response_id)
-    return json_response(kept.body)
+    return Response(kept.body, media_type="application/json")
 
 
 async def delete_response(request: Request, response_id: str) -> Response:

@@ -20,6 +20,7 @@ __all__ = ["is_distributed", "process_group", "torchrun_command"]
 
 _TIMEOUT_SECONDS = 600.0
 _GLOO_THREAD = "pt_gloo_runloop"  # as torch names them
+_TOLD_OF_THREADS = ("State:", "voluntary_ctxt_switches:", "nonvoluntary_ctxt_switches:")
 _LOOK_SECONDS, _PATIENCE_SECONDS = 0.02, 10.0
 
 
@@ -102,18 +103,20 @@ def _wait_for_gloo() -> None:
     while before and time.monotonic() < deadline:
         time.sleep(_LOOK_SECONDS)  # which gives them the interpreter
         now = _gloo_threads()
-        if now == before and all("S (sleeping)" in state for state in now.values()):
+        if now == before and all("S (sleeping)" in states[0] for states in now.values()):
             return
         before = now
 
 
-def _gloo_threads() -> dict[str, str]:
-    """What Linux tells of each, context switches included; nothing elsewhere."""
+def _gloo_threads() -> dict[str, list[str]]:
+    """State and context switches of each, as Linux tells them; nothing elsewhere."""
     states = {}
     for task in Path("/proc/self/task").glob("*"):
         with suppress(OSError):  # it has just ended
-            if (task / "comm").read_text().strip() == _GLOO_THREAD:
-                states[task.name] = (task / "status").read_text()
+            if (task / "comm").read_text(errors="replace").strip() != _GLOO_THREAD:
+                continue
+            lines = (task / "status").read_text(errors="replace").splitlines()
+            states[task.name] = [line for line in lines if line.startswith(_TOLD_OF_THREADS)]
     return states
 
 

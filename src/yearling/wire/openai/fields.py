@@ -80,6 +80,10 @@ def read_fields(
     honoured = {
         name: value for name, value in body.items() if value is not None and name not in refused
     }
+    # One at a time: pydantic would describe a hundred thousand.
+    unknown = next((name for name in honoured if name not in model.model_fields), None)
+    if unknown is not None:
+        raise _unknown(unknown[:128])
     return validated(model, honoured)
 
 
@@ -113,10 +117,7 @@ def _request_error(detail: ErrorDetails) -> RequestError:
         f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]
     ).removeprefix(".")[:128]
     if detail["type"] == "extra_forbidden":
-        return UnsupportedError(
-            f"{path} is not a field of this request; check its spelling, or leave it out.",
-            parameter=path,
-        )
+        return _unknown(path)
     if detail["type"] == "missing":
         return RequestError(f"{path} is required.", parameter=path)
     reason = detail["msg"].removeprefix("Value error, ")
@@ -124,6 +125,13 @@ def _request_error(detail: ErrorDetails) -> RequestError:
     if not path:  # several fields together
         return RequestError(f"{reason}.", parameter=None)
     return RequestError(f"{path} is {_shown(detail['input'])}: {reason}.", parameter=path)
+
+
+def _unknown(path: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"{path} is not a field of this request; check its spelling, or leave it out.",
+        parameter=path,
+    )
 
 
 def _shown(value: object) -> str:

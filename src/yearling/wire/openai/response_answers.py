@@ -135,7 +135,8 @@ class ResponseFold:
 
     def failure(self, reply: ErrorReply) -> dict[str, Any]:
         """The event that tells of an error."""
-        kind = "rate_limit_exceeded" if reply.status == 429 else "server_error"
+        kinds = {429: "rate_limit_exceeded"}
+        kind = kinds.get(reply.status, "invalid_prompt" if reply.status < 500 else "server_error")
         error = {"code": kind, "message": reply.message}
         return self._event("response.failed", response=self._response("failed") | {"error": error})
 
@@ -222,10 +223,11 @@ class ResponseFold:
 
     def _turn(self) -> Message:
         texts = [item.text for item in self._items if item.call_id is None and item.text]
+        # A call that the length cut has no whole arguments, and was never made.
         calls = tuple(
             ToolCall(item.call_id, item.name, item.text)
             for item in self._items
-            if item.call_id is not None
+            if item.call_id is not None and item.status == "completed"
         )
         return Message("assistant", tuple(ContentPart(text) for text in texts), tool_calls=calls)
 

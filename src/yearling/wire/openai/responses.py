@@ -6,7 +6,7 @@ Source: https://platform.openai.com/docs/api-reference/responses; every field is
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,7 +27,10 @@ __all__ = [
 ]
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
-_MAX_METADATA = 16  # OpenAI's
+_MAX_METADATA = 16  # this and the next two are OpenAI's
+_MetadataKey = Annotated[str, Field(max_length=64)]
+_MetadataValue = Annotated[str, Field(max_length=512)]
+_LOGPROBS = "message.output_text.logprobs"
 
 REFUSED_RESPONSE_FIELDS: Mapping[str, RefusedField] = {
     "access_programs": RefusedField("there are none here"),
@@ -44,7 +47,8 @@ REFUSED_RESPONSE_FIELDS: Mapping[str, RefusedField] = {
     ),
     "prompt_cache_retention": RefusedField("cached prefixes live in memory only", ("in_memory",)),
     "reasoning": RefusedField(
-        "no model here reasons before it answers", ({}, {"effort": "none"}, {"effort": None})
+        "no model here reasons before it answers",
+        ({}, {"effort": "none"}, {"effort": None}, {"effort": None, "summary": None}),
     ),
     "service_tier": RefusedField("there is one tier", ("auto", "default")),
     "truncation": RefusedField("nothing is taken out of a conversation here", ("disabled",)),
@@ -158,17 +162,20 @@ class ResponseBody(BaseModel):
     input: str | list[dict[str, Any]] = Field(description="What the user says, or items.")
     instructions: str | None = Field(default=None, description="A system message for this once.")
     previous_response_id: str | None = Field(
-        default=None, max_length=256, description="The response that this one goes on from."
+        default=None,
+        min_length=1,
+        max_length=256,
+        description="The response that this one goes on from.",
     )
     store: bool | None = Field(default=None, description="Keep it to be gone on from; true.")
-    metadata: dict[str, str] | None = Field(
+    metadata: dict[_MetadataKey, _MetadataValue] | None = Field(
         default=None, max_length=_MAX_METADATA, description="Kept with the response."
     )
     max_output_tokens: int | None = Field(default=None, ge=1, description="New tokens at most.")
     temperature: float | None = Field(default=None, ge=0, le=2, description="0 is greedy.")
     top_p: float | None = Field(default=None, gt=0, le=1, description="Mass kept.")
-    include: list[Literal["message.output_text.logprobs"]] | None = Field(
-        default=None, description="What the response shows beside the text."
+    include: list[str] | None = Field(
+        default=None, description="What is shown beside the text: message.output_text.logprobs."
     )
     top_logprobs: int | None = Field(
         default=None, ge=0, le=20, description="Alternatives reported per token."
@@ -234,6 +241,12 @@ def parse_response_request(body: Mapping[str, Any], limits: RequestLimits) -> Re
         raise RequestError(
             "stream_options is set, but stream is not true.", parameter="stream_options"
         )
+    for wanted in fields.include or ():
+        if wanted != _LOGPROBS:
+            raise UnsupportedError(
+                f"include asks for {wanted[:64]!r}; there is {_LOGPROBS} alone here. Leave it out.",
+                parameter="include",
+            )
     messages = _messages(fields.input, limits)
     tools = _tools(fields)
     guide = _guide(fields.text)
@@ -287,6 +300,11 @@ def _guide(text: _Text | None) -> Guide | None:
     if wanted is None:
         return None
     is_described = wanted.type == "json_schema"
+    if not is_described and (wanted.name, wanted.description, wanted.strict) != (None,) * 3:
+        raise RequestError(
+            f"text.format has the type {wanted.type}, which has no name, description or strict.",
+            parameter="text.format",
+        )
     if is_described != (wanted.schema_ is not None):
         raise RequestError(
             "text.format has a schema where its type is json_schema, and only there.",
@@ -356,7 +374,7 @@ def _messages(
 
 
 def _message(raw: Mapping[str, Any], where: str) -> Message:
-    kind = raw.get("type", "message")
+    kind = raw.get("type") or "message"
     if kind == "message":
         item = validated_at(_MessageItem, raw, where)
         return Message(item.role, _content(item, f"{where}.content"))
