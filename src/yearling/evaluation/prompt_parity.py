@@ -154,7 +154,6 @@ def _transformers(
     path: Path, template: str
 ) -> Callable[[Sequence[Mapping[str, str]]], Sequence[int]]:
     try:
-        from jinja2 import TemplateError as JinjaError
         from transformers import AutoTokenizer
     except ImportError:
         raise UnsupportedError(
@@ -173,7 +172,10 @@ def _transformers(
                 tokenize=True,
                 return_dict=False,
             )
-        except JinjaError as error:
+        except Exception as error:
+            # Jinja2's, which is imported in one place alone.
+            if type(error).__name__ != "TemplateError":
+                raise
             raise TemplateError(str(error)) from None
         return list(ids)
 
