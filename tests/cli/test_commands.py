@@ -23,6 +23,7 @@ COMMANDS = {
         "explain",
         "list",
         "merge",
+        "parity",
         "plan",
         "pull",
         "rm",

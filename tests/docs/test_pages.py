@@ -67,7 +67,7 @@ def test_changelog_keeps_its_form() -> None:
 
 def test_http_api_page_lists_every_route() -> None:
     text = (REPOSITORY / "docs" / "http-api.md").read_text("utf-8")
-    listed = set(re.findall(r"`(GET|POST) (/[^`]*)`", text))
+    listed = set(re.findall(r"`(GET|POST|DELETE) (/[^`]*)`", text))
     app = build_app([], ServerConfig())
     served = {
         (method, re.sub(r":path}", "}", route.path))
