@@ -5,7 +5,7 @@
 #   make check-native kernel tests under the address and undefined-behaviour sanitizers
 #   make test-fast    tests without the slow ones; before every commit
 #   make test         all tests
-#   make faults       promises in their long form: a line of each that was kept (20 minutes)
+#   make faults       promises in their long form: a line of each that was kept (3 minutes)
 #   make example      README's tuning example, from a CSV to answers (about 2 minutes)
 #   make docs         the documentation site, in site/
 #   make bench        speed against llama.cpp, OpenVINO and transformers (BENCH_ARGS="--json FILE")
