@@ -14,10 +14,12 @@ def parity(
     ] = None,
 ) -> None:
     """Compare the prompts that conversations become; exit status 1 where two differ."""
+    from yearling.cli.progress import download_bar
     from yearling.evaluation.prompt_parity import CONVERSATIONS, compare_prompts
     from yearling.models.store import ensure
 
-    ensure(model)
+    with download_bar(model) as progress:
+        ensure(model, progress)
     comparisons = compare_prompts(model, chat_template)
     width = max(map(len, CONVERSATIONS))
     for comparison in comparisons:

@@ -44,8 +44,8 @@ CONVERSATIONS: Mapping[str, Sequence[Mapping[str, str]]] = {
 }
 """Conversations that bring out what templates and tokenizers do differently."""
 
-_OURS_ALONE = "control tokens in text"
 # Where a user writes <|im_end|>, transformers ends the turn; here it stays what the user wrote.
+_OURS_ALONE = "control tokens in text"
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,36 +71,33 @@ class _OutputText(BaseModel):
     logprobs: list[Any] | None = Field(default=None, description="As they were sent.")
 
 
-class _MessageItem(BaseModel):
+class _Item(BaseModel):
+    """What items of ours carry, and clients send back."""
+
     model_config = _STRICT
 
+    id: str | None = Field(default=None, description="As it was sent.")
+    status: str | None = Field(default=None, description="As it was sent.")
+
+
+class _MessageItem(_Item):
     type: Literal["message"] = Field(default="message", description="Of the item.")
     role: Literal["user", "assistant", "system", "developer"] = Field(description="Who speaks.")
     content: str | list[dict[str, Any]] = Field(description="A text, or parts.")
-    id: str | None = Field(default=None, description="As it was sent.")
-    status: str | None = Field(default=None, description="As it was sent.")
     phase: None = Field(default=None, description="Answers here have one phase.")
 
 
-class _CallItem(BaseModel):
-    model_config = _STRICT
-
+class _CallItem(_Item):
     type: Literal["function_call"] = Field(description="Of the item.")
     call_id: str = Field(min_length=1, max_length=256, description="By which a result names it.")
     name: str = Field(description="Of the function.")
     arguments: str = Field(description="JSON.")
-    id: str | None = Field(default=None, description="As it was sent.")
-    status: str | None = Field(default=None, description="As it was sent.")
 
 
-class _ResultItem(BaseModel):
-    model_config = _STRICT
-
+class _ResultItem(_Item):
     type: Literal["function_call_output"] = Field(description="Of the item.")
     call_id: str = Field(min_length=1, max_length=256, description="Of the call.")
     output: str | list[_InputText] = Field(description="What came back.")
-    id: str | None = Field(default=None, description="As it was sent.")
-    status: str | None = Field(default=None, description="As it was sent.")
 
 
 class _Tool(BaseModel):
