@@ -105,14 +105,11 @@ void Program::finish() {
   require(!keeps_states() || limits_.state_slots > 0,
           "this program keeps states: state_slots must be positive.");
   const std::size_t rows = requirements_.quantized_rows, groups = requirements_.quantized_groups;
-  scratch_.codes = std::make_unique<LazyMemory>(groups * kGroup);
-  scratch_.scales = std::make_unique<LazyMemory>(groups * 4);
-  scratch_.sums = std::make_unique<LazyMemory>(groups * 4);
+  scratch_.groups = std::make_unique<LazyMemory>(groups * sizeof(QuantizedGroup));
   scratch_.outliers = std::make_unique<LazyMemory>(groups * sizeof(Outlier));
   scratch_.num_outliers = std::make_unique<LazyMemory>(rows * sizeof(std::uint32_t));
   scratch_.working = std::make_unique<LazyMemory>(requirements_.working_bytes);
-  scratch_.quantized = {reinterpret_cast<std::int8_t*>(scratch_.codes->data()),
-                        scratch_.scales->floats(), scratch_.sums->floats(),
+  scratch_.quantized = {reinterpret_cast<QuantizedGroup*>(scratch_.groups->data()),
                         reinterpret_cast<Outlier*>(scratch_.outliers->data()),
                         reinterpret_cast<std::uint32_t*>(scratch_.num_outliers->data()), 0};
   scratch_.positions.resize(limits_.step_tokens);

@@ -134,7 +134,7 @@ struct Scratch {
   QuantizedRows quantized;
   std::vector<std::size_t> positions;  // per token of the step
   std::vector<std::uint32_t> sequence_of;
-  std::unique_ptr<LazyMemory> codes, scales, sums, outliers, num_outliers, working;
+  std::unique_ptr<LazyMemory> groups, outliers, num_outliers, working;
 };
 
 // What a program's operations ask for, all together: the largest of each size.

@@ -55,8 +55,10 @@ inline void block_weights(float* scores, std::size_t begin, std::size_t end, std
   }
   const Lanes first = load(scores), second = load(scores + kLanes);
   const float most = std::max(state.maximum, max_lanes(maximum(first, second)));
-  store(scores, exponential(first - broadcast(most)));
-  store(scores + kLanes, exponential(second - broadcast(most)));
+  for (std::size_t t = 0; t < kBlockTokens; t += kWidest) {
+    const Widest score = load_widest(scores + t);
+    store(scores + t, exponential(score - fill<Widest>(most)));
+  }
   if (is_cut) {
     std::fill(scores, scores + begin, 0.0f);
     std::fill(scores + end, scores + kBlockTokens, 0.0f);

@@ -15,42 +15,44 @@ inline float sum_of_squares(const float* values, std::size_t count) {
 }
 
 void quantize_row(const float* in, std::size_t inputs, QuantizedRows rows, std::size_t row) {
-  std::int8_t* codes = rows.codes + row * rows.groups * kGroup;
-  float* scales = rows.scales + row * rows.groups;
-  float* sums = rows.sums + row * rows.groups;
-  Outlier* outlier = rows.outliers + row * rows.groups;
+  QuantizedGroup* to = rows.row(row);
+  Outlier* const outliers = rows.outliers_of(row);
+  Outlier* outlier = outliers;
   const float mean_square = sum_of_squares(in, inputs) / static_cast<float>(inputs);
   const float limit = kOutlierRatio * std::sqrt(mean_square);
-  for (std::size_t g = 0; g < rows.groups; ++g, codes += kGroup) {
-    const std::size_t count = std::min(kGroup, inputs - g * kGroup);
-    float group[kGroup] = {};
-    std::memcpy(group, in + g * kGroup, count * sizeof(float));
+  for (std::size_t first = 0; first < inputs; first += kGroup, ++to) {
+    float padded[kGroup];
+    const float* group = in + first;
+    if (const std::size_t count = inputs - first; count < kGroup) {
+      std::fill(std::copy_n(group, count, padded), padded + kGroup, 0.0f);
+      group = padded;
+    }
     float most = largest_magnitude(group), apart = 0.0f;
     if (most > limit) {
       std::size_t i = 0;
       while (std::fabs(group[i]) != most) ++i;
-      apart = std::exchange(group[i], 0.0f);
-      *outlier++ = {static_cast<std::uint32_t>(g * kGroup + i), apart};
+      if (group != padded) group = std::copy_n(group, kGroup, padded) - kGroup;
+      apart = std::exchange(padded[i], 0.0f);
+      *outlier++ = {static_cast<std::uint32_t>(first + i), apart};
       most = largest_magnitude(group);
     }
     const float inverse = most > 0 ? 127.0f / most : 0.0f;
-    const int sum = round_to_int8(group, inverse, codes);
-    scales[g] = most / 127.0f;
-    sums[g] = scales[g] * static_cast<float>(sum) + apart;
+    to->scale = most / 127.0f;
+    to->code_sum = round_to_int8(group, inverse, to->codes);
+    to->sum = to->scale * static_cast<float>(to->code_sum) + apart;
   }
-  rows.num_outliers[row] =
-      static_cast<std::uint32_t>(outlier - (rows.outliers + row * rows.groups));
+  rows.num_outliers[row] = static_cast<std::uint32_t>(outlier - outliers);
 }
 
-// Adds the products of a row's outliers with the codes of one tile, all scaled.
+// Adds the products of a row's outliers with the codes of a block of tiles, all scaled.
 template <typename Group>
-inline Lanes add_outliers(Lanes total, const Group* groups, const QuantizedRows& in,
-                          std::size_t row) {
-  const Outlier* outliers = in.outliers + row * in.groups;
+inline Columns add_outliers(Columns total, const Tiles<Group>& groups, const QuantizedRows& in,
+                            std::size_t row) {
+  const Outlier* outliers = in.outliers_of(row);
   for (std::uint32_t i = 0; i < in.num_outliers[row]; ++i) {
-    const Group& group = groups[outliers[i].input / kGroup];
-    const Lanes scaled = load_half(group.scale) * broadcast(outliers[i].value);
-    total = fma(codes_of_input(group, outliers[i].input % kGroup), scaled, total);
+    const Tiles<Group> there = groups.at(outliers[i].input / kGroup);
+    const Columns scaled = scales_of(there) * broadcast_columns(outliers[i].value);
+    total = fma(codes_of_input(there, outliers[i].input % kGroup), scaled, total);
   }
   return total;
 }
@@ -78,59 +80,80 @@ inline void store_tile(const Lanes (&sums)[R], std::size_t tile, std::size_t out
   }
 }
 
-// R rows × one tile of 4-bit weights.
 template <std::size_t R>
-void int4_rows(const Int4Group* groups, std::size_t tile, std::size_t outputs,
-               const QuantizedRows& in, std::size_t row, const LinearOutput& out) {
-  const std::size_t stride = in.groups * kGroup;
-  const std::int8_t* codes = in.codes + row * stride;
-  const float* scales = in.scales + row * in.groups;
-  const float* sums = in.sums + row * in.groups;
-  Lanes total[R] = {};
-  for (std::size_t g = 0; g < in.groups; ++g, codes += kGroup) {
-    const Int4Group& group = groups[g];
+inline void store_block(const Columns (&sums)[R], RowRange tiles, std::size_t outputs,
+                        std::size_t first_row, const LinearOutput& out) {
+  for (std::size_t tile = tiles.begin; tile < tiles.end; ++tile) {
+    Lanes part[R];
+    for (std::size_t r = 0; r < R; ++r) part[r] = tile_of(sums[r], tile - tiles.begin);
+    store_tile<R>(part, tile, outputs, first_row, out);
+  }
+}
+
+// The groups of inputs of a block's tiles; a block that is short of tiles repeats its first.
+template <typename Group>
+inline Tiles<Group> tiles_of(const Linear& weights, RowRange block) {
+  Tiles<Group> tiles;
+  for (std::size_t i = 0; i < kBlockTiles; ++i) {
+    const std::size_t tile = block.begin + i < block.end ? block.begin + i : block.begin;
+    tiles.group[i] = reinterpret_cast<const Group*>(weights.tile(tile));
+  }
+  return tiles;
+}
+
+// R rows × one block of tiles of 4-bit weights.
+template <std::size_t R>
+void int4_rows(const Linear& weights, RowRange block, const QuantizedRows& in, std::size_t row,
+               const LinearOutput& out) {
+  const QuantizedGroup* inputs = in.row(row);
+  const auto tiles = tiles_of<Int4Group>(weights, block);
+  Columns total[R] = {};
+  for (std::size_t g = 0; g < in.row_groups; ++g, ++inputs) {
+    const Tiles<Int4Group> groups = tiles.at(g);
     Partial partial[R] = {};
     for (std::size_t load = 0; load < 4; ++load) {
-      const Nibbles weights = unpack(load_codes(group.codes + load * 32));
+      const Nibbles nibbles = unpack(codes_of(groups, load));
       for (std::size_t r = 0; r < R; ++r) {
-        add_products(partial[r], weights, codes + r * stride + load * 8);
+        add_products(partial[r], nibbles, inputs[r * in.row_groups].codes + load * 8);
       }
     }
-    const Lanes scale = load_half(group.scale), minimum = load_half(group.minimum);
+    const Columns scale = scales_of(groups), minimum = minima_of(groups);
     for (std::size_t r = 0; r < R; ++r) {
-      const Lanes scaled = scale * broadcast(scales[r * in.groups + g]);
-      total[r] = fma(to_lanes(partial[r]), scaled, total[r]);
-      total[r] = fma(minimum, broadcast(sums[r * in.groups + g]), total[r]);
+      const Columns scaled = scale * broadcast_columns(inputs[r * in.row_groups].scale);
+      total[r] = fma(to_columns(partial[r]), scaled, total[r]);
+      total[r] = fma(minimum, broadcast_columns(inputs[r * in.row_groups].sum), total[r]);
     }
   }
-  for (std::size_t r = 0; r < R; ++r) total[r] = add_outliers(total[r], groups, in, row + r);
-  store_tile<R>(total, tile, outputs, row, out);
+  for (std::size_t r = 0; r < R; ++r) total[r] = add_outliers(total[r], tiles, in, row + r);
+  store_block<R>(total, block, weights.outputs(), row, out);
 }
 
 template <std::size_t R>
-void int8_rows(const Int8Group* groups, std::size_t tile, std::size_t outputs,
-               const QuantizedRows& in, std::size_t row, const LinearOutput& out) {
-  const std::size_t stride = in.groups * kGroup;
-  const std::int8_t* codes = in.codes + row * stride;
-  const float* scales = in.scales + row * in.groups;
-  Lanes total[R] = {};
-  for (std::size_t g = 0; g < in.groups; ++g, codes += kGroup) {
-    const Int8Group& group = groups[g];
-    Wide partial[R] = {};
+void int8_rows(const Linear& weights, RowRange block, const QuantizedRows& in, std::size_t row,
+               const LinearOutput& out) {
+  const QuantizedGroup* inputs = in.row(row);
+  const auto tiles = tiles_of<Int8Group>(weights, block);
+  Columns total[R] = {};
+  for (std::size_t g = 0; g < in.row_groups; ++g, ++inputs) {
+    const Tiles<Int8Group> groups = tiles.at(g);
+    Wide partial[R];
+    for (std::size_t r = 0; r < R; ++r) {
+      partial[r] = empty_sum(inputs[r * in.row_groups].code_sum);
+    }
     for (std::size_t load = 0; load < 8; ++load) {
-      const Codes weights = load_codes(group.codes + load * 32);
+      const SignedCodes there = with_sign(codes_of(groups, load));
       for (std::size_t r = 0; r < R; ++r) {
-        add_signed_products(partial[r], weights, codes + r * stride + load * 4);
+        add_signed_products(partial[r], there, inputs[r * in.row_groups].codes + load * 4);
       }
     }
-    const Lanes scale = load_half(group.scale);
+    const Columns scale = scales_of(groups);
     for (std::size_t r = 0; r < R; ++r) {
-      const Lanes scaled = scale * broadcast(scales[r * in.groups + g]);
-      total[r] = fma(to_lanes(partial[r]), scaled, total[r]);
+      const Columns scaled = scale * broadcast_columns(inputs[r * in.row_groups].scale);
+      total[r] = fma(to_columns(partial[r]), scaled, total[r]);
     }
   }
-  for (std::size_t r = 0; r < R; ++r) total[r] = add_outliers(total[r], groups, in, row + r);
-  store_tile<R>(total, tile, outputs, row, out);
+  for (std::size_t r = 0; r < R; ++r) total[r] = add_outliers(total[r], tiles, in, row + r);
+  store_block<R>(total, block, weights.outputs(), row, out);
 }
 
 // Calls body.template operator()<R>(first row) once, for an R known at run time.
@@ -157,22 +180,24 @@ inline void for_row_blocks(RowRange rows, Body&& body) {
 
 inline constexpr std::size_t kFloatRows = 6;
 
+template <typename Body>
+inline void for_tile_blocks(RowRange tiles, Body&& body) {
+  for (std::size_t tile = tiles.begin; tile < tiles.end; tile += kBlockTiles) {
+    body(RowRange{tile, std::min(tile + kBlockTiles, tiles.end)});
+  }
+}
+
 void linear_quantized(const Linear& weights, RowRange tiles, const QuantizedRows& in,
                       RowRange rows, const LinearOutput& out) {
-  const std::size_t outputs = weights.outputs();
   if (weights.kind() == WeightKind::int4) {
     for_row_blocks<kInt4Rows>(rows, [&]<std::size_t R>(std::size_t row) {
-      for (std::size_t tile = tiles.begin; tile < tiles.end; ++tile) {
-        const auto* groups = reinterpret_cast<const Int4Group*>(weights.tile(tile));
-        int4_rows<R>(groups, tile, outputs, in, row, out);
-      }
+      for_tile_blocks(tiles,
+                      [&](RowRange block) { int4_rows<R>(weights, block, in, row, out); });
     });
   } else {
     for_row_blocks<kInt8Rows>(rows, [&]<std::size_t R>(std::size_t row) {
-      for (std::size_t tile = tiles.begin; tile < tiles.end; ++tile) {
-        const auto* groups = reinterpret_cast<const Int8Group*>(weights.tile(tile));
-        int8_rows<R>(groups, tile, outputs, in, row, out);
-      }
+      for_tile_blocks(tiles,
+                      [&](RowRange block) { int8_rows<R>(weights, block, in, row, out); });
     });
   }
 }

@@ -17,20 +17,21 @@ inline void store_some(float* to, std::size_t count, Lanes x) {
 // ---- exponential -------------------------------------------------------------------------
 
 // exp(x) to 2 units in the last place for x in [-87, 88]; clamped outside.
-inline Lanes exponential(Lanes x) {
+template <typename V>
+inline V exponential(V x) {
   // This order of operands lets a NaN through.
-  x = minimum(broadcast(88.0f), maximum(broadcast(-87.0f), x));
-  const Lanes n = round_lanes(x * broadcast(1.44269504f));
+  x = minimum(fill<V>(88.0f), maximum(fill<V>(-87.0f), x));
+  const V n = round_lanes(x * fill<V>(1.44269504f));
   // log 2 in two parts, so that n · log 2 is exact to beyond float32.
-  x = fma(n, broadcast(-0.693359375f), x);
-  x = fma(n, broadcast(2.12194440e-4f), x);
-  Lanes p = broadcast(1.9875691500e-4f);
-  p = fma(p, x, broadcast(1.3981999507e-3f));
-  p = fma(p, x, broadcast(8.3334519073e-3f));
-  p = fma(p, x, broadcast(4.1665795894e-2f));
-  p = fma(p, x, broadcast(1.6666665459e-1f));
-  p = fma(p, x, broadcast(5.0000001201e-1f));
-  p = fma(p, x * x, x + broadcast(1.0f));
+  x = fma(n, fill<V>(-0.693359375f), x);
+  x = fma(n, fill<V>(2.12194440e-4f), x);
+  V p = fill<V>(1.9875691500e-4f);
+  p = fma(p, x, fill<V>(1.3981999507e-3f));
+  p = fma(p, x, fill<V>(8.3334519073e-3f));
+  p = fma(p, x, fill<V>(4.1665795894e-2f));
+  p = fma(p, x, fill<V>(1.6666665459e-1f));
+  p = fma(p, x, fill<V>(5.0000001201e-1f));
+  p = fma(p, x * x, x + fill<V>(1.0f));
   return scale_by_power(p, n);
 }
 
@@ -54,41 +55,45 @@ inline float exponential_of(float x) {
   return lanes[0];
 }
 
-inline Lanes magnitude(Lanes x) { return maximum(x, broadcast(0.0f) - x); }
+template <typename V>
+inline V magnitude(V x) { return maximum(x, fill<V>(0.0f) - x); }
 
 // tanh(x) to 2 units in the last place.
-inline Lanes hyperbolic_tangent(Lanes x) {
-  const Lanes size = magnitude(x), square = x * x;
-  Lanes p = broadcast(-6.107135076e-3f);
-  p = fma(p, square, broadcast(2.100477507e-2f));
-  p = fma(p, square, broadcast(-5.385252134e-2f));
-  p = fma(p, square, broadcast(1.333277783e-1f));
-  p = fma(p, square, broadcast(-3.333332876e-1f));
-  const Lanes near = fma(p * square, x, x);
-  const Lanes one = broadcast(1.0f);
-  const Lanes far = one - broadcast(2.0f) / (exponential(size + size) + one);
-  const Lanes with_sign = where_less(x, broadcast(0.0f), broadcast(0.0f) - far, far);
-  return where_less(size, broadcast(0.625f), near, with_sign);
+template <typename V>
+inline V hyperbolic_tangent(V x) {
+  const V size = magnitude(x), square = x * x;
+  V p = fill<V>(-6.107135076e-3f);
+  p = fma(p, square, fill<V>(2.100477507e-2f));
+  p = fma(p, square, fill<V>(-5.385252134e-2f));
+  p = fma(p, square, fill<V>(1.333277783e-1f));
+  p = fma(p, square, fill<V>(-3.333332876e-1f));
+  const V near = fma(p * square, x, x);
+  const V one = fill<V>(1.0f);
+  const V far = one - fill<V>(2.0f) / (exponential(size + size) + one);
+  const V with_sign = where_less(x, fill<V>(0.0f), fill<V>(0.0f) - far, far);
+  return where_less(size, fill<V>(0.625f), near, with_sign);
 }
 
-inline Lanes capped(Lanes x, float cap) {
-  return broadcast(cap) * hyperbolic_tangent(x / broadcast(cap));
+template <typename V>
+inline V capped(V x, float cap) {
+  return fill<V>(cap) * hyperbolic_tangent(x / fill<V>(cap));
 }
 
 // erfc(x) / 2 for x ≥ 0: exp(-x²) times a polynomial in 1 / (1 + 0.4x), fitted to 3e-8.
-inline Lanes half_erfc(Lanes x) {
-  const Lanes t = broadcast(1.0f) / fma(x, broadcast(0.4f), broadcast(1.0f));
-  Lanes p = broadcast(2.694251163e-2f);
-  p = fma(p, t, broadcast(-6.536250325e-2f));
-  p = fma(p, t, broadcast(-8.542614913e-2f));
-  p = fma(p, t, broadcast(3.043203475e-1f));
-  p = fma(p, t, broadcast(-9.190439819e-2f));
-  p = fma(p, t, broadcast(2.809507968e-1f));
-  p = fma(p, t, broadcast(1.732332701e-1f));
-  p = fma(p, t, broadcast(2.322361622e-1f));
-  p = fma(p, t, broadcast(2.249783031e-1f));
-  p = fma(p, t, broadcast(3.168636895e-5f));
-  return p * broadcast(0.5f) * exponential(broadcast(0.0f) - x * x);
+template <typename V>
+inline V half_erfc(V x) {
+  const V t = fill<V>(1.0f) / fma(x, fill<V>(0.4f), fill<V>(1.0f));
+  V p = fill<V>(2.694251163e-2f);
+  p = fma(p, t, fill<V>(-6.536250325e-2f));
+  p = fma(p, t, fill<V>(-8.542614913e-2f));
+  p = fma(p, t, fill<V>(3.043203475e-1f));
+  p = fma(p, t, fill<V>(-9.190439819e-2f));
+  p = fma(p, t, fill<V>(2.809507968e-1f));
+  p = fma(p, t, fill<V>(1.732332701e-1f));
+  p = fma(p, t, fill<V>(2.322361622e-1f));
+  p = fma(p, t, fill<V>(2.249783031e-1f));
+  p = fma(p, t, fill<V>(3.168636895e-5f));
+  return p * fill<V>(0.5f) * exponential(fill<V>(0.0f) - x * x);
 }
 
 // log(1 + exp(x)), by log(1 + u) = 2 · artanh(u / (2 + u)).
@@ -166,16 +171,18 @@ void layer_norm(const float* in, const float* weight, const float* bias, float e
 
 // ---- entries -----------------------------------------------------------------------------
 
-// out[i] = function(in[i]), eight at a time; the last few by the same arithmetic.
+// out[i] = function(in[i]), as many at a time as a register holds; the last few by the same
+// arithmetic.
 template <typename Function>
 inline void map_lanes(const float* in, std::size_t width, float* out, Function&& function) {
   std::size_t i = 0;
+  for (; i + kWidest <= width; i += kWidest) store(out + i, function(load_widest(in + i)));
   for (; i + kLanes <= width; i += kLanes) store(out + i, function(load(in + i)));
   if (i < width) store_some(out + i, width - i, function(load_some(in + i, width - i)));
 }
 
 void scale(const float* in, float factor, std::size_t width, float* out) {
-  map_lanes(in, width, out, [=](Lanes x) { return x * broadcast(factor); });
+  map_lanes(in, width, out, [=]<typename V>(V x) { return x * fill<V>(factor); });
 }
 
 void add_scaled(const float* in, float factor, std::size_t width, float* out) {
@@ -188,53 +195,62 @@ void add_scaled(const float* in, float factor, std::size_t width, float* out) {
 
 // This order of operands lets a NaN through.
 void clamp(float* values, float limit, std::size_t width) {
-  map_lanes(values, width, values, [=](Lanes x) {
-    return minimum(broadcast(limit), maximum(broadcast(-limit), x));
+  map_lanes(values, width, values, [=]<typename V>(V x) {
+    return minimum(fill<V>(limit), maximum(fill<V>(-limit), x));
   });
 }
 
 void soft_cap(float* values, float cap, std::size_t width) {
-  map_lanes(values, width, values, [=](Lanes x) { return capped(x, cap); });
+  map_lanes(values, width, values, [=]<typename V>(V x) { return capped(x, cap); });
 }
 
 struct Silu {
-  static Lanes of(Lanes x) { return x / (broadcast(1.0f) + exponential(broadcast(0.0f) - x)); }
+  template <typename V>
+  static V of(V x) { return x / (fill<V>(1.0f) + exponential(fill<V>(0.0f) - x)); }
 };
 struct Gelu {
-  static Lanes of(Lanes x) {
+  template <typename V>
+  static V of(V x) {
     // x · Φ(x); the tail of the normal distribution keeps its relative precision for x < 0.
-    const Lanes tail = half_erfc(magnitude(x) * broadcast(0.70710678f));
-    return x * where_less(x, broadcast(0.0f), tail, broadcast(1.0f) - tail);
+    const V tail = half_erfc(magnitude(x) * fill<V>(0.70710678f));
+    return x * where_less(x, fill<V>(0.0f), tail, fill<V>(1.0f) - tail);
   }
 };
 struct GeluTanh {
-  static Lanes of(Lanes x) {
+  template <typename V>
+  static V of(V x) {
     // 1/2 · (1 + tanh(u)) is the logistic function of 2u.
-    const Lanes cubic = fma(x * x * x, broadcast(0.044715f), x);
-    const Lanes twice = cubic * broadcast(1.59576912f);  // 2 · √(2/π)
-    return x / (broadcast(1.0f) + exponential(broadcast(0.0f) - twice));
+    const V cubic = fma(x * x * x, fill<V>(0.044715f), x);
+    const V twice = cubic * fill<V>(1.59576912f);  // 2 · √(2/π)
+    return x / (fill<V>(1.0f) + exponential(fill<V>(0.0f) - twice));
   }
 };
 struct Relu {
-  static Lanes of(Lanes x) { return maximum(broadcast(0.0f), x); }
+  template <typename V>
+  static V of(V x) { return maximum(fill<V>(0.0f), x); }
 };
 struct ReluSquared {
-  static Lanes of(Lanes x) { return Relu::of(x) * Relu::of(x); }
+  template <typename V>
+  static V of(V x) { return Relu::of(x) * Relu::of(x); }
 };
 struct QuickGelu {
-  static Lanes of(Lanes x) {
-    return x / (broadcast(1.0f) + exponential(x * broadcast(-1.702f)));
+  template <typename V>
+  static V of(V x) {
+    return x / (fill<V>(1.0f) + exponential(x * fill<V>(-1.702f)));
   }
 };
 
 template <typename Activation>
 void activate(float* values, std::size_t width) {
-  map_lanes(values, width, values, [](Lanes x) { return Activation::of(x); });
+  map_lanes(values, width, values, []<typename V>(V x) { return Activation::of(x); });
 }
 
 template <typename Activation>
 void gate(const float* first, const float* second, std::size_t width, float* out) {
   std::size_t i = 0;
+  for (; i + kWidest <= width; i += kWidest) {
+    store(out + i, Activation::of(load_widest(first + i)) * load_widest(second + i));
+  }
   for (; i + kLanes <= width; i += kLanes) {
     store(out + i, Activation::of(load(first + i)) * load(second + i));
   }

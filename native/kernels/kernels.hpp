@@ -17,17 +17,26 @@ struct Outlier {
   float value;
 };
 
+// Thirty-two activations: value ≈ code · scale. What the kernels read of a group lies together.
+struct QuantizedGroup {
+  std::int8_t codes[kGroup];  // zero beyond the inputs
+  float scale;
+  float sum;                  // of the group's values
+  std::int32_t code_sum;      // of the group's codes
+};
+
 // Activations of consecutive rows, quantised per group of 32: value ≈ code · scale, or exactly
 // the outlier where there is one (its code is 0). A group has at most one outlier: its largest
 // input, when that exceeds kOutlierRatio times the row's root mean square. On SmolLM2 this takes
 // 5 of 576 inputs and brings the error of log-probabilities from 0.155 to 0.058 nats.
 struct QuantizedRows {
-  std::int8_t* codes;            // [rows][groups · 32], zero beyond the inputs
-  float* scales;                 // [rows][groups]
-  float* sums;                   // [rows][groups], sum of the group's values
-  Outlier* outliers;             // [rows][groups], the first num_outliers of a row in use
+  QuantizedGroup* groups;        // [rows][row_groups]
+  Outlier* outliers;             // [rows][row_groups], the first num_outliers of a row in use
   std::uint32_t* num_outliers;   // [rows]
-  std::size_t groups;
+  std::size_t row_groups;
+
+  QuantizedGroup* row(std::size_t index) const { return groups + index * row_groups; }
+  Outlier* outliers_of(std::size_t row) const { return outliers + row * row_groups; }
 };
 inline constexpr float kOutlierRatio = 3.0f;
 

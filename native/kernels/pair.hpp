@@ -16,3 +16,12 @@ inline Pair multiply(Pair a, Pair b) { return {a.low * b.low, a.high * b.high}; 
 inline Pair fma(Pair a, Pair b, Pair c) {
   return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)};
 }
+
+// The widest registers for work on single entries.
+using Widest = Lanes;
+inline constexpr std::size_t kWidest = kLanes;
+inline Widest load_widest(const float* from) { return load(from); }
+template <typename V>
+inline V fill(float x) {
+  return broadcast(x);
+}

@@ -99,7 +99,7 @@ inline void add_products(Partial& sum, const Nibbles& weights, const std::int8_t
   add_signed_products(sum, weights.low, inputs);
   add_signed_products(sum, weights.high, inputs + 4);
 }
-inline Lanes to_lanes(const Wide& sum) { return __builtin_convertvector(sum.value, Lanes); }
+inline Lanes to_columns(const Wide& sum) { return __builtin_convertvector(sum.value, Lanes); }
 
 inline Lanes codes_of_input(const Int4Group& group, std::size_t input) {
   Lanes codes;
@@ -136,6 +136,8 @@ inline int round_to_int8(const float* group, float inverse, std::int8_t* codes) 
   }
   return total;
 }
+
+#include "one_tile.hpp"
 
 #include "body.hpp"
 

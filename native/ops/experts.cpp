@@ -107,7 +107,7 @@ struct Experts final : Op {
   void multiply(Context& context, const std::vector<std::shared_ptr<const Linear>>& weights,
                 const std::size_t* first, const float* in, float* out) const {
     QuantizedRows quantized = context.scratch.quantized;
-    quantized.groups = weights[0]->groups();
+    quantized.row_groups = weights[0]->groups();
     const auto work_of = [&](std::size_t e) {
       const Linear& matrix = *weights[e];
       return LinearWork(matrix, in, matrix.inputs(), quantized, {first[e], first[e + 1]},
@@ -127,7 +127,7 @@ struct Experts final : Op {
   void quantize(Context& context, const std::vector<std::shared_ptr<const Linear>>& weights,
                 const float* values, std::size_t pair) const {
     QuantizedRows quantized = context.scratch.quantized;
-    quantized.groups = weights[0]->groups();
+    quantized.row_groups = weights[0]->groups();
     if (!weights[0]->is_quantized()) return;
     context.kernels.quantize_row(values, weights[0]->inputs(), quantized, pair);
   }

@@ -9,11 +9,13 @@ namespace {
 // floating-point weights see to that themselves, and want several tiles at a time.
 constexpr std::size_t kChunkBytes = 24 * 1024;
 constexpr std::size_t kFloatTiles = 8;
+constexpr std::size_t kQuantizedTiles = 2;  // as many as the widest kernels take at a time
 constexpr std::size_t kChunkRows = 96;
 
 std::size_t tiles_per_chunk(const Linear& weights) {
-  const std::size_t tiles = std::max<std::size_t>(1, kChunkBytes / weights.tile_bytes());
-  return weights.is_quantized() ? tiles : (tiles + kFloatTiles - 1) / kFloatTiles * kFloatTiles;
+  const std::size_t tiles = kChunkBytes / weights.tile_bytes();
+  if (weights.is_quantized()) return std::max(kQuantizedTiles, tiles / kQuantizedTiles * kQuantizedTiles);
+  return (std::max<std::size_t>(1, tiles) + kFloatTiles - 1) / kFloatTiles * kFloatTiles;
 }
 
 struct LinearOp final : Op {
@@ -34,7 +36,7 @@ struct LinearOp final : Op {
     const std::size_t rows = context.num_rows(in.rows);
     if (rows == 0) return;
     QuantizedRows quantized = context.scratch.quantized;
-    quantized.groups = weights->groups();
+    quantized.row_groups = weights->groups();
     if (weights->is_quantized()) {
       context.for_rows(rows, in.columns, [&](std::size_t row) {
         context.kernels.quantize_row(in.row(row), in.columns, quantized, row);
