@@ -170,11 +170,12 @@ struct Context {
     return rows == Rows::tokens ? step.tokens.size() : step.logit_rows.size();
   }
   // Runs body(row) for all rows; in the caller alone when there is little to do. `row_work` is
-  // the number of floats a row touches.
+  // the number of floats a row touches, `together` how many rows one thread should take at least.
   template <typename Body>
-  void for_rows(std::size_t rows, std::size_t row_work, Body&& body) {
+  void for_rows(std::size_t rows, std::size_t row_work, Body&& body, std::size_t together = 1) {
     constexpr std::size_t kWorth = 8192;  // about as long as waking a sleeping thread takes
-    const std::size_t chunk = std::max<std::size_t>(1, kWorth / std::max<std::size_t>(row_work, 1));
+    const std::size_t worth = std::max<std::size_t>(1, kWorth / std::max<std::size_t>(row_work, 1));
+    const std::size_t chunk = (worth + together - 1) / together * together;
     pool.parallel_for((rows + chunk - 1) / chunk, [&](std::size_t index) {
       const std::size_t end = std::min(rows, (index + 1) * chunk);
       for (std::size_t row = index * chunk; row < end; ++row) body(row);

@@ -33,6 +33,7 @@ inline Pair load_half_pair(const std::uint16_t* from) {
 }
 inline void store_pair(float* to, Pair x) { _mm512_storeu_ps(to, x); }
 inline Pair broadcast_pair(float x) { return _mm512_set1_ps(x); }
+inline Pair add(Pair a, Pair b) { return _mm512_add_ps(a, b); }
 inline Pair multiply(Pair a, Pair b) { return _mm512_mul_ps(a, b); }
 inline Pair fma(Pair a, Pair b, Pair c) { return _mm512_fmadd_ps(a, b, c); }
 

@@ -32,7 +32,6 @@ constexpr Kernels table(const char* name) {
       .convolve = convolve,
       .scan = scan,
       .attend = {attend<Float32Cache>, attend<Float16Cache>},
-      .attend_bent = {attend_bent<Float32Cache>, attend_bent<Float16Cache>},
       .write_key = {write_key<Float32Cache>, write_key<Float16Cache>},
       .write_value = {write_value<Float32Cache>, write_value<Float16Cache>},
       .merge_states = merge_states,

@@ -5,186 +5,197 @@ struct Float32Cache {
   static Lanes at(const float* from) { return load(from); }
   static Pair pair_at(const float* from) { return load_pair(from); }
   static float scalar(float x) { return x; }
-  static float narrow(float x) { return x; }
+  static void narrow(const float* from, std::size_t count, float* to) {
+    std::copy_n(from, count, to);
+  }
 };
 struct Float16Cache {
   using Element = std::uint16_t;
   static Lanes at(const std::uint16_t* from) { return load_half(from); }
   static Pair pair_at(const std::uint16_t* from) { return load_half_pair(from); }
   static float scalar(std::uint16_t x) { return half_to_float(x); }
-  static std::uint16_t narrow(float x) { return float_to_half(x); }
+  static void narrow(const float* from, std::size_t count, std::uint16_t* to) {
+    std::size_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) store_half(to + i, load(from + i));
+    for (; i < count; ++i) to[i] = float_to_half(from[i]);
+  }
 };
 
 template <typename Cache>
 void write_key(const float* key, std::size_t head_dim, void* keys, std::size_t token) {
+  typename Cache::Element narrow[kMaxHeadDim];
+  Cache::narrow(key, head_dim, narrow);
   auto* to = static_cast<typename Cache::Element*>(keys) + token;
-  for (std::size_t d = 0; d < head_dim; ++d) to[d * kBlockTokens] = Cache::narrow(key[d]);
+  for (std::size_t d = 0; d < head_dim; ++d) to[d * kBlockTokens] = narrow[d];
 }
 
 template <typename Cache>
 void write_value(const float* value, std::size_t head_dim, void* values, std::size_t token) {
   auto* to = static_cast<typename Cache::Element*>(values) + token * head_dim;
-  for (std::size_t d = 0; d < head_dim; ++d) to[d] = Cache::narrow(value[d]);
+  Cache::narrow(value, head_dim, to);
 }
 
-// scores[r][t] = q_r · k_t for the 16 keys of a block.
-template <typename Cache, std::size_t R>
-inline void block_scores(const AttentionBlock& block, const float* const* queries,
-                         float (*scores)[kBlockTokens]) {
-  const auto* keys = static_cast<const typename Cache::Element*>(block.keys);
-  Pair total[R] = {};
-  for (std::size_t d = 0; d < block.head_dim; ++d, keys += kBlockTokens) {
-    const Pair there = Cache::pair_at(keys);
+// scores[r][key] = scale · q_r · k for the keys of B blocks, the first of which is `block`.
+template <typename Cache, std::size_t R, std::size_t B>
+inline void block_scores(const AttentionSplit& split, std::size_t block, const float* queries,
+                         float (*scores)[kSplitTokens]) {
+  const typename Cache::Element* keys[B];
+  for (std::size_t b = 0; b < B; ++b) {
+    keys[b] = static_cast<const typename Cache::Element*>(split.keys[block + b]);
+  }
+  Pair total[R][B] = {};
+  for (std::size_t d = 0; d < split.head_dim; ++d, queries += kAttentionRows) {
+    Pair there[B];
+    for (std::size_t b = 0; b < B; ++b) there[b] = Cache::pair_at(keys[b] + d * kBlockTokens);
     for (std::size_t r = 0; r < R; ++r) {
-      total[r] = fma(broadcast_pair(queries[r][d]), there, total[r]);
+      const Pair query = broadcast_pair(queries[r]);
+      for (std::size_t b = 0; b < B; ++b) total[r][b] = fma(query, there[b], total[r][b]);
     }
   }
+  const Pair scale = broadcast_pair(split.scale);
   for (std::size_t r = 0; r < R; ++r) {
-    store_pair(scores[r], multiply(total[r], broadcast_pair(block.scale)));
+    for (std::size_t b = 0; b < B; ++b) {
+      store_pair(scores[r] + (block + b) * kBlockTokens, multiply(total[r][b], scale));
+    }
   }
 }
 
-// Turns scores of keys [begin, end) into weights and rescales the state to the new maximum.
-inline void block_weights(float* scores, std::size_t begin, std::size_t end, std::size_t head_dim,
-                          AttentionState& state) {
+// As many blocks at a time as keep about kScoreRows sums under way: few rows alone would wait for
+// each sum's addition.
+template <typename Cache, std::size_t R>
+inline void split_scores(const AttentionSplit& split, RowRange blocks, const float* queries,
+                         float (*scores)[kSplitTokens]) {
+  constexpr std::size_t kTogether = R >= kScoreRows / 2 ? 1 : kScoreRows / R < 4 ? 2 : 4;
+  std::size_t block = blocks.begin;
+  for (; block + kTogether <= blocks.end; block += kTogether) {
+    block_scores<Cache, R, kTogether>(split, block, queries, scores);
+  }
+  for (; block < blocks.end; ++block) block_scores<Cache, R, 1>(split, block, queries, scores);
+}
+
+// score = cap · tanh(score / cap), then + slope · (key - query).
+inline void bend_scores(float* scores, RowRange keys, const ScoreBend& bend) {
+  const float steps[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7};
+  for (std::size_t key = keys.begin; key < keys.end; key += kLanes) {
+    Lanes score = load(scores + key);
+    if (bend.soft_cap > 0) score = capped(score, bend.soft_cap);
+    const Lanes distance =
+        load(steps) + broadcast(static_cast<float>(key)) + broadcast(bend.distance);
+    store(scores + key, fma(distance, broadcast(bend.slope), score));
+  }
+}
+
+// Turns a row's scores of whole blocks into weights, 0 for keys that it does not see.
+inline void weigh(float* scores, RowRange span, KeyRange keys, AttentionState& state) {
   const float infinity = std::numeric_limits<float>::infinity();
-  const bool is_cut = begin > 0 || end < kBlockTokens;
-  if (is_cut) {
-    std::fill(scores, scores + begin, -infinity);
-    std::fill(scores + end, scores + kBlockTokens, -infinity);
+  const auto fill_unseen = [&](float value) {
+    std::fill(scores + span.begin, scores + keys.begin, value);
+    std::fill(scores + keys.end, scores + span.end, value);
+  };
+  state.maximum = -infinity;
+  state.sum = 0.0f;
+  if (keys.begin >= keys.end) {
+    std::fill(scores + span.begin, scores + span.end, 0.0f);
+    return;
   }
-  const Lanes first = load(scores), second = load(scores + kLanes);
-  const float most = std::max(state.maximum, max_lanes(maximum(first, second)));
-  for (std::size_t t = 0; t < kBlockTokens; t += kWidest) {
-    const Widest score = load_widest(scores + t);
-    store(scores + t, exponential(score - fill<Widest>(most)));
+  fill_unseen(-infinity);
+  Widest most = fill<Widest>(-infinity);
+  for (std::size_t t = span.begin; t < span.end; t += kWidest) {
+    most = maximum(load_widest(scores + t), most);
   }
-  if (is_cut) {
-    std::fill(scores, scores + begin, 0.0f);
-    std::fill(scores + end, scores + kBlockTokens, 0.0f);
+  float lanes[kWidest];
+  store(lanes, most);
+  Lanes eight = load(lanes);
+  for (std::size_t i = kLanes; i < kWidest; i += kLanes) eight = maximum(load(lanes + i), eight);
+  state.maximum = max_lanes(eight);
+  for (std::size_t t = span.begin; t < span.end; t += kWidest) {
+    store(scores + t, exponential(load_widest(scores + t) - fill<Widest>(state.maximum)));
   }
-  const float total = sum_lanes(load(scores) + load(scores + kLanes));
-  if (most != state.maximum) {
-    const bool is_first = state.maximum == -infinity;
-    const float factor = is_first ? 0.0f : exponential_of(state.maximum - most);
-    for (std::size_t d = 0; d < head_dim; ++d) state.values[d] *= factor;
-    state.sum *= factor;
-    state.maximum = most;
+  fill_unseen(0.0f);
+  Pair total = broadcast_pair(0.0f);
+  for (std::size_t t = span.begin; t < span.end; t += kBlockTokens) {
+    total = add(load_pair(scores + t), total);
   }
-  state.sum += total;
+  float sums[2 * kLanes];
+  store_pair(sums, total);
+  state.sum = sum_lanes(load(sums) + load(sums + kLanes));
 }
 
-// values += weights · V for R rows and C times sixteen dimensions from d on, in order of keys.
+// values = weights · V for R rows and C times sixteen dimensions from d on, in order of keys.
 template <typename Cache, std::size_t R, std::size_t C>
-inline void add_value_pairs(const typename Cache::Element* values, std::size_t head_dim,
-                            std::size_t d, const float (*weights)[kBlockTokens],
-                            std::size_t num_keys, AttentionState* states) {
+inline void value_pairs(const AttentionSplit& split, std::size_t d, RowRange keys,
+                        const float (*weights)[kSplitTokens], AttentionState* states) {
   constexpr std::size_t kWidth = 2 * kLanes;
-  Pair total[R][C];
-  for (std::size_t r = 0; r < R; ++r)
-    for (std::size_t c = 0; c < C; ++c) total[r][c] = load_pair(states[r].values + d + c * kWidth);
-  for (std::size_t t = 0; t < num_keys; ++t) {
-    const typename Cache::Element* row = values + t * head_dim + d;
-    Pair v[C];
-    for (std::size_t c = 0; c < C; ++c) v[c] = Cache::pair_at(row + c * kWidth);
-    for (std::size_t r = 0; r < R; ++r) {
-      const Pair weight = broadcast_pair(weights[r][t]);
-      for (std::size_t c = 0; c < C; ++c) total[r][c] = fma(weight, v[c], total[r][c]);
+  Pair total[R][C] = {};
+  for (std::size_t key = keys.begin; key < keys.end;) {
+    const auto* row =
+        static_cast<const typename Cache::Element*>(split.values[key / kBlockTokens]) + d;
+    const std::size_t end = std::min(keys.end, (key / kBlockTokens + 1) * kBlockTokens);
+    for (row += key % kBlockTokens * split.head_dim; key < end; ++key, row += split.head_dim) {
+      Pair v[C];
+      for (std::size_t c = 0; c < C; ++c) v[c] = Cache::pair_at(row + c * kWidth);
+      for (std::size_t r = 0; r < R; ++r) {
+        const Pair weight = broadcast_pair(weights[r][key]);
+        for (std::size_t c = 0; c < C; ++c) total[r][c] = fma(weight, v[c], total[r][c]);
+      }
     }
   }
   for (std::size_t r = 0; r < R; ++r)
     for (std::size_t c = 0; c < C; ++c) store_pair(states[r].values + d + c * kWidth, total[r][c]);
 }
 
-// The same for eight dimensions.
-template <typename Cache, std::size_t R>
-inline void add_values(const typename Cache::Element* values, std::size_t head_dim, std::size_t d,
-                       const float (*weights)[kBlockTokens], std::size_t num_keys,
-                       AttentionState* states) {
-  Lanes total[R];
-  for (std::size_t r = 0; r < R; ++r) total[r] = load(states[r].values + d);
-  for (std::size_t t = 0; t < num_keys; ++t) {
-    const Lanes v = Cache::at(values + t * head_dim + d);
-    for (std::size_t r = 0; r < R; ++r) total[r] = fma(broadcast(weights[r][t]), v, total[r]);
+// The same for the dimensions that no pair holds.
+template <typename Cache>
+inline void last_values(const AttentionSplit& split, std::size_t first, RowRange keys,
+                        const float* weights, AttentionState& state) {
+  std::fill(state.values + first, state.values + split.head_dim, 0.0f);
+  for (std::size_t key = keys.begin; key < keys.end; ++key) {
+    const auto* row =
+        static_cast<const typename Cache::Element*>(split.values[key / kBlockTokens]) +
+        key % kBlockTokens * split.head_dim;
+    for (std::size_t d = first; d < split.head_dim; ++d) {
+      state.values[d] = scalar_fma(weights[key], Cache::scalar(row[d]), state.values[d]);
+    }
   }
-  for (std::size_t r = 0; r < R; ++r) store(states[r].values + d, total[r]);
 }
 
 template <typename Cache, std::size_t R>
-inline void block_values(const AttentionBlock& block, const float (*weights)[kBlockTokens],
-                         std::size_t num_keys, AttentionState* states) {
-  const auto* values = static_cast<const typename Cache::Element*>(block.values);
-  const std::size_t head_dim = block.head_dim;
-  std::size_t d = 0;
+inline void split_values(const AttentionSplit& split, RowRange keys,
+                         const float (*weights)[kSplitTokens], AttentionState* states) {
   constexpr std::size_t kWidth = 2 * kLanes;
-  for (; d + kValuePairs * kWidth <= head_dim; d += kValuePairs * kWidth) {
-    add_value_pairs<Cache, R, kValuePairs>(values, head_dim, d, weights, num_keys, states);
+  std::size_t d = 0;
+  for (; d + kValuePairs * kWidth <= split.head_dim; d += kValuePairs * kWidth) {
+    value_pairs<Cache, R, kValuePairs>(split, d, keys, weights, states);
   }
-  for (; d + kWidth <= head_dim; d += kWidth) {
-    add_value_pairs<Cache, R, 1>(values, head_dim, d, weights, num_keys, states);
+  for (; d + kWidth <= split.head_dim; d += kWidth) {
+    value_pairs<Cache, R, 1>(split, d, keys, weights, states);
   }
-  for (; d + kLanes <= head_dim; d += kLanes) {
-    add_values<Cache, R>(values, head_dim, d, weights, num_keys, states);
-  }
-  for (; d < head_dim; ++d) {
-    for (std::size_t r = 0; r < R; ++r) {
-      float total = states[r].values[d];
-      for (std::size_t t = 0; t < num_keys; ++t) {
-        total = scalar_fma(weights[r][t], Cache::scalar(values[t * head_dim + d]), total);
-      }
-      states[r].values[d] = total;
-    }
-  }
-}
-
-// Weighs and adds a block's values, once `scores` holds R rows of finished scores.
-template <typename Cache, std::size_t R>
-inline void add_block(const AttentionBlock& block, float (*scores)[kBlockTokens],
-                      const KeyRange* keys, AttentionState* states) {
-  for (std::size_t r = 0; r < R; ++r) {
-    if (keys[r].begin < keys[r].end) {
-      block_weights(scores[r], keys[r].begin, keys[r].end, block.head_dim, states[r]);
-    } else {
-      std::fill_n(scores[r], kBlockTokens, 0.0f);
-    }
-  }
-  for_row_blocks<kValueRows>({0, R}, [&]<std::size_t V>(std::size_t r) {
-    // Keys beyond every row's reach may never have been written; weight 0 does not tame a NaN.
-    std::size_t most = 0;
-    for (std::size_t v = r; v < r + V; ++v) most = std::max<std::size_t>(most, keys[v].end);
-    block_values<Cache, V>(block, scores + r, most, states + r);
-  });
+  if (d == split.head_dim) return;
+  for (std::size_t r = 0; r < R; ++r) last_values<Cache>(split, d, keys, weights[r], states[r]);
 }
 
 template <typename Cache>
-void attend(const AttentionBlock& block, const float* const* queries, const KeyRange* keys,
-            std::size_t rows, AttentionState* states) {
-  for_row_blocks<kScoreRows>({0, rows}, [&]<std::size_t R>(std::size_t row) {
-    alignas(64) float scores[R][kBlockTokens];
-    block_scores<Cache, R>(block, queries + row, scores);
-    add_block<Cache, R>(block, scores, keys + row, states + row);
-  });
-}
-
-// score = cap · tanh(score / cap), then + slope · (key - query), for the 16 keys of a block.
-inline void bend_scores(float* scores, const ScoreBend& bend) {
-  const float steps[kBlockTokens] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  for (std::size_t t = 0; t < kBlockTokens; t += kLanes) {
-    Lanes score = load(scores + t);
-    if (bend.soft_cap > 0) score = capped(score, bend.soft_cap);
-    const Lanes distance = load(steps + t) + broadcast(bend.distance);
-    store(scores + t, fma(distance, broadcast(bend.slope), score));
+void attend(const AttentionSplit& split, const float* queries, const KeyRange* keys,
+            const ScoreBend* bends, std::size_t rows, AttentionState* states) {
+  // Keys beyond every row's reach may never have been written; weight 0 does not tame a NaN.
+  RowRange seen{kSplitTokens, 0};
+  for (std::size_t row = 0; row < rows; ++row) {
+    if (keys[row].begin >= keys[row].end) continue;
+    seen.begin = std::min<std::size_t>(seen.begin, keys[row].begin);
+    seen.end = std::max<std::size_t>(seen.end, keys[row].end);
   }
-}
-
-template <typename Cache>
-void attend_bent(const AttentionBlock& block, const float* const* queries, const KeyRange* keys,
-                 const ScoreBend* bends, std::size_t rows, AttentionState* states) {
+  const RowRange blocks{seen.begin / kBlockTokens, (seen.end + kBlockTokens - 1) / kBlockTokens};
+  const RowRange span{blocks.begin * kBlockTokens, blocks.end * kBlockTokens};
+  alignas(64) float scores[kAttentionRows][kSplitTokens];
   for_row_blocks<kScoreRows>({0, rows}, [&]<std::size_t R>(std::size_t row) {
-    alignas(64) float scores[R][kBlockTokens];
-    block_scores<Cache, R>(block, queries + row, scores);
-    for (std::size_t r = 0; r < R; ++r) bend_scores(scores[r], bends[row + r]);
-    add_block<Cache, R>(block, scores, keys + row, states + row);
+    split_scores<Cache, R>(split, blocks, queries + row, scores + row);
+  });
+  for (std::size_t row = 0; row < rows; ++row) {
+    if (bends) bend_scores(scores[row], span, bends[row]);
+    weigh(scores[row], span, keys[row], states[row]);
+  }
+  for_row_blocks<kValueRows>({0, rows}, [&]<std::size_t R>(std::size_t row) {
+    split_values<Cache, R>(split, seen, scores + row, states + row);
   });
 }
 

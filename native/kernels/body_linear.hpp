@@ -31,7 +31,8 @@ void quantize_row(const float* in, std::size_t inputs, QuantizedRows rows, std::
     if (most > limit) {
       std::size_t i = 0;
       while (std::fabs(group[i]) != most) ++i;
-      if (group != padded) group = std::copy_n(group, kGroup, padded) - kGroup;
+      if (group != padded) std::copy_n(group, kGroup, padded);
+      group = padded;
       apart = std::exchange(padded[i], 0.0f);
       *outlier++ = {static_cast<std::uint32_t>(first + i), apart};
       most = largest_magnitude(group);

@@ -56,30 +56,40 @@ struct RowRange {
 // query dimension meets 16 keys at once; values lie [token][dimension].
 inline constexpr std::size_t kBlockTokens = 16;
 
-// The running state of softmax(q·K)·V for one (query, head) over part of its keys.
+// Keys are attended to in splits that begin at multiples of their size, whatever a step holds.
+inline constexpr std::size_t kSplitBlocks = 16;
+inline constexpr std::size_t kSplitTokens = kSplitBlocks * kBlockTokens;
+
+inline constexpr std::size_t kMaxHeadDim = 512;  // bounds the space of a task on the stack
+
+// Rows, one (query, head) pair each, that share a split's keys.
+inline constexpr std::size_t kAttentionRows = 12;
+
+// The state of softmax(q·K)·V for one row over part of its keys.
 struct AttentionState {
   float maximum;
   float sum;
   float* values;  // [head_dim], not yet divided by sum
 };
 
-struct AttentionBlock {
-  const void* keys;    // [head_dim][16]
-  const void* values;  // [16][head_dim]
+// Only blocks that some row sees need be there.
+struct AttentionSplit {
+  const void* keys[kSplitBlocks];    // [head_dim][16] each
+  const void* values[kSplitBlocks];  // [16][head_dim] each
   std::size_t head_dim;
   float scale;
 };
 
-// The keys [begin, end) of a block's 16 that a row sees.
+// The keys [begin, end) of a split that a row sees.
 struct KeyRange {
   std::uint32_t begin, end;
 };
 
-// What happens to a row's scores of a block before the softmax.
+// What happens to a row's scores before the softmax.
 struct ScoreBend {
   float soft_cap;  // 0 caps nothing
   float slope;
-  float distance;  // position of the block's first key minus that of the query
+  float distance;  // position of the split's first key minus that of the query
 };
 
 enum class Activation { silu, gelu, gelu_tanh, relu, relu_squared, quick_gelu };
@@ -140,13 +150,10 @@ struct Kernels {
   void (*convolve)(const ConvolutionTask& task);
   void (*scan)(const ScanTask& task);
 
-  // Adds the keys of a block that each query row sees to its state; [0] float32, [1] float16.
-  void (*attend[2])(const AttentionBlock& block, const float* const* queries,
-                    const KeyRange* keys, std::size_t rows, AttentionState* states);
-  // The same with a cap and a bias on scores.
-  void (*attend_bent[2])(const AttentionBlock& block, const float* const* queries,
-                         const KeyRange* keys, const ScoreBend* bends, std::size_t rows,
-                         AttentionState* states);
+  // States of up to kAttentionRows rows over the keys of a split that each sees; [0] float32, [1]
+  // float16. `queries` is [head_dim][kAttentionRows]; `bends` has one per row, or is null.
+  void (*attend[2])(const AttentionSplit& split, const float* queries, const KeyRange* keys,
+                    const ScoreBend* bends, std::size_t rows, AttentionState* states);
   void (*write_key[2])(const float* key, std::size_t head_dim, void* keys, std::size_t token);
   void (*write_value[2])(const float* value, std::size_t head_dim, void* values,
                          std::size_t token);

@@ -12,6 +12,7 @@ inline void store_pair(float* to, Pair x) {
   store(to + kLanes, x.high);
 }
 inline Pair broadcast_pair(float x) { return {broadcast(x), broadcast(x)}; }
+inline Pair add(Pair a, Pair b) { return {a.low + b.low, a.high + b.high}; }
 inline Pair multiply(Pair a, Pair b) { return {a.low * b.low, a.high * b.high}; }
 inline Pair fma(Pair a, Pair b, Pair c) {
   return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)};

@@ -48,6 +48,9 @@ inline Lanes load_half(const std::uint16_t* from) {
   for (std::size_t i = 0; i < kLanes; ++i) values[i] = half_to_float(from[i]);
   return load(values);
 }
+inline void store_half(std::uint16_t* to, Lanes x) {
+  for (std::size_t i = 0; i < kLanes; ++i) to[i] = float_to_half(x[i]);
+}
 inline Lanes load_bfloat(const std::uint16_t* from) {
   float values[kLanes];
   for (std::size_t i = 0; i < kLanes; ++i) values[i] = bfloat_to_float(from[i]);

@@ -24,6 +24,10 @@ inline Lanes scale_by_power(Lanes x, Lanes n) {
 inline Lanes load_half(const std::uint16_t* from) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 }
+inline void store_half(std::uint16_t* to, Lanes x) {
+  const __m128i half = _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), half);
+}
 inline Lanes load_bfloat(const std::uint16_t* from) {
   const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16));

@@ -11,10 +11,6 @@
 namespace yearling {
 namespace {
 
-constexpr std::size_t kSplitTokens = 256;
-constexpr std::size_t kTaskRows = 12;     // (query, head) pairs that share a key head's blocks
-constexpr std::size_t kMaxHeadDim = 512;  // bounds the stack space of a task
-
 struct WriteKV final : Op {
   int input;
   CacheLayer cache;
@@ -24,7 +20,7 @@ struct WriteKV final : Op {
     const Buffer& in = context.buffers[input];
     const auto [layer, group, kv_heads, head_dim] = cache;
     const auto type = static_cast<std::size_t>(context.cache.type());
-    context.for_rows(context.step.tokens.size(), 4 * kv_heads * head_dim, [&](std::size_t row) {
+    const auto write = [&](std::size_t row) {
       const std::size_t position = context.scratch.positions[row];
       const std::size_t block =
           context.step.table(group, context.scratch.sequence_of[row]).at(position);
@@ -37,17 +33,18 @@ struct WriteKV final : Op {
         context.kernels.write_value[type](value, head_dim,
                                           context.cache.values(layer, block, head), token);
       }
-    });
+    };
+    // Tokens of a block share the lines of its keys: two threads would take them from each other.
+    context.for_rows(context.step.tokens.size(), 4 * kv_heads * head_dim, write, 4 * kBlockTokens);
   }
 };
 
 // A task's states: one per (query, head) pair, over some of its keys.
 struct States {
-  AttentionState rows[kTaskRows];
+  AttentionState rows[kAttentionRows];
 
-  void reset(std::size_t count, std::size_t head_dim, float* values) {
-    std::fill_n(values, count * head_dim, 0.0f);
-    for (std::size_t r = 0; r < count; ++r) {
+  explicit States(std::size_t head_dim, float* values) {
+    for (std::size_t r = 0; r < kAttentionRows; ++r) {
       rows[r] = {-std::numeric_limits<float>::infinity(), 0.0f, values + r * head_dim};
     }
   }
@@ -69,7 +66,7 @@ struct Attention final : Op {
   };
 
   std::size_t tasks_per_head(const Sequence& sequence) const {
-    return (sequence.num_tokens * shared() + kTaskRows - 1) / kTaskRows;
+    return (sequence.num_tokens * shared() + kAttentionRows - 1) / kAttentionRows;
   }
 
   Task task_at(const Context& context, std::size_t index) const {
@@ -81,9 +78,9 @@ struct Attention final : Op {
         continue;
       }
       // The last queries have the most keys; started first, they do not finish alone.
-      const std::size_t first = (per_head - 1 - index / cache.kv_heads) * kTaskRows;
+      const std::size_t first = (per_head - 1 - index / cache.kv_heads) * kAttentionRows;
       const std::size_t pairs = sequence.num_tokens * shared();
-      return {s, &sequence, index % cache.kv_heads, first, std::min(kTaskRows, pairs - first)};
+      return {s, &sequence, index % cache.kv_heads, first, std::min(kAttentionRows, pairs - first)};
     }
     return {};
   }
@@ -110,57 +107,53 @@ struct Attention final : Op {
 
   // What a task's pairs ask and see; the same for all of its splits.
   struct Pairs {
-    const float* queries[kTaskRows];
-    std::size_t first[kTaskRows], end[kTaskRows], position[kTaskRows];
-    float slopes[kTaskRows];
+    float queries[kMaxHeadDim * kAttentionRows];  // [head_dim][kAttentionRows]
+    std::size_t first[kAttentionRows], end[kAttentionRows], position[kAttentionRows];
+    float slopes[kAttentionRows];
   };
-  Pairs pairs_of(const Context& context, const Task& task) const {
+  void collect_pairs(const Context& context, const Task& task, Pairs& pairs) const {
     const Buffer& in = context.buffers[input];
-    Pairs pairs;
     for (std::size_t pair = 0; pair < task.num_pairs; ++pair) {
       const std::size_t number = task.first_pair + pair;
       const std::size_t row = task.sequence->first_token + number / shared();
       const std::size_t head = task.kv_head * shared() + number % shared();
-      pairs.queries[pair] = in.row(row) + head * cache.head_dim;
+      const float* query = in.row(row) + head * cache.head_dim;
+      for (std::size_t d = 0; d < cache.head_dim; ++d) {
+        pairs.queries[d * kAttentionRows + pair] = query[d];
+      }
       pairs.position[pair] = position(task, pair);
       pairs.first[pair] = first_key(*task.sequence, pairs.position[pair]);
       pairs.end[pair] = end_key(*task.sequence, pairs.position[pair]);
       pairs.slopes[pair] = settings.slopes.empty() ? 0.0f : settings.slopes[head];
     }
-    return pairs;
   }
 
-  void attend_split(Context& context, const Task& task, const Pairs& pairs, std::size_t split,
+  void attend_split(Context& context, const Task& task, const Pairs& pairs, std::size_t number,
                     States& states) const {
     const BlockTable table = context.step.table(cache.group, task.sequence_number);
-    const std::size_t first = std::max(split * kSplitTokens, pairs.first[0]);
-    const std::size_t end = std::min((split + 1) * kSplitTokens, pairs.end[task.num_pairs - 1]);
-    const auto type = static_cast<std::size_t>(context.cache.type());
+    const std::size_t start = number * kSplitTokens;
+    const std::size_t first = std::max(start, pairs.first[0]);
+    const std::size_t end = std::min(start + kSplitTokens, pairs.end[task.num_pairs - 1]);
+    AttentionSplit split{{}, {}, cache.head_dim, settings.scale};
     for (std::size_t key = first / kBlockTokens * kBlockTokens; key < end; key += kBlockTokens) {
-      const std::size_t block = table.at(key);
-      const AttentionBlock there{context.cache.keys(cache.layer, block, task.kv_head),
-                                 context.cache.values(cache.layer, block, task.kv_head),
-                                 cache.head_dim, settings.scale};
-      KeyRange keys[kTaskRows];
-      const auto within = [key](std::size_t reach) {
-        return static_cast<std::uint32_t>(reach > key ? std::min(kBlockTokens, reach - key) : 0);
-      };
-      for (std::size_t pair = 0; pair < task.num_pairs; ++pair) {
-        keys[pair] = {within(pairs.first[pair]), within(pairs.end[pair])};
-      }
-      if (!is_bent()) {
-        context.kernels.attend[type](there, pairs.queries, keys, task.num_pairs, states.rows);
-        continue;
-      }
-      ScoreBend bends[kTaskRows];
-      for (std::size_t pair = 0; pair < task.num_pairs; ++pair) {
-        const float distance =
-            static_cast<float>(key) - static_cast<float>(pairs.position[pair]);
-        bends[pair] = {settings.soft_cap, pairs.slopes[pair], distance};
-      }
-      context.kernels.attend_bent[type](there, pairs.queries, keys, bends, task.num_pairs,
-                                        states.rows);
+      const std::size_t block = table.at(key), at = (key - start) / kBlockTokens;
+      split.keys[at] = context.cache.keys(cache.layer, block, task.kv_head);
+      split.values[at] = context.cache.values(cache.layer, block, task.kv_head);
     }
+    KeyRange keys[kAttentionRows];
+    ScoreBend bends[kAttentionRows];
+    const auto within = [start](std::size_t reach) {
+      const std::size_t past = reach > start ? reach - start : 0;
+      return static_cast<std::uint32_t>(std::min(kSplitTokens, past));
+    };
+    for (std::size_t pair = 0; pair < task.num_pairs; ++pair) {
+      keys[pair] = {within(pairs.first[pair]), within(pairs.end[pair])};
+      bends[pair] = {settings.soft_cap, pairs.slopes[pair],
+                     static_cast<float>(start) - static_cast<float>(pairs.position[pair])};
+    }
+    const auto type = static_cast<std::size_t>(context.cache.type());
+    context.kernels.attend[type](split, pairs.queries, keys, is_bent() ? bends : nullptr,
+                                 task.num_pairs, states.rows);
   }
 
   void write(Context& context, const Task& task, const States& states) const {
@@ -176,13 +169,13 @@ struct Attention final : Op {
   }
 
   void run_task(Context& context, const Task& task) const {
-    float total_values[kTaskRows * kMaxHeadDim], split_values[kTaskRows * kMaxHeadDim];
-    const Pairs pairs = pairs_of(context, task);
-    States total, part;
-    total.reset(task.num_pairs, cache.head_dim, total_values);
+    float total_values[kAttentionRows * kMaxHeadDim], split_values[kAttentionRows * kMaxHeadDim];
+    Pairs pairs;
+    collect_pairs(context, task, pairs);
+    States total(cache.head_dim, total_values), part(cache.head_dim, split_values);
     const RowRange splits = splits_of(task);
-    for (std::size_t split = splits.begin; split < splits.end; ++split) {
-      part.reset(task.num_pairs, cache.head_dim, split_values);
+    attend_split(context, task, pairs, splits.begin, total);
+    for (std::size_t split = splits.begin + 1; split < splits.end; ++split) {
       attend_split(context, task, pairs, split, part);
       for (std::size_t pair = 0; pair < task.num_pairs; ++pair) {
         context.kernels.merge_states(part.rows[pair], cache.head_dim, total.rows[pair]);
@@ -195,7 +188,7 @@ struct Attention final : Op {
   // slot keeps the states of one task; a round fills at most kRoundSplits of them per task, so
   // that their space does not grow with the context.
   static constexpr std::size_t kRoundSplits = 64;
-  std::size_t slot_floats() const { return kTaskRows * (cache.head_dim + 2); }
+  std::size_t slot_floats() const { return kAttentionRows * (cache.head_dim + 2); }
   static std::size_t few_tasks(int threads) { return 4 * static_cast<std::size_t>(threads); }
 
   void collect(Requirements& needs) const override {
@@ -208,14 +201,14 @@ struct Attention final : Op {
   }
 
   void save(const States& states, std::size_t count, float* slot) const {
-    float* sums = slot + kTaskRows * cache.head_dim;
+    float* sums = slot + kAttentionRows * cache.head_dim;
     for (std::size_t pair = 0; pair < count; ++pair) {
       sums[2 * pair] = states.rows[pair].maximum;
       sums[2 * pair + 1] = states.rows[pair].sum;
     }
   }
   void restore(States& states, std::size_t count, float* slot) const {
-    const float* sums = slot + kTaskRows * cache.head_dim;
+    const float* sums = slot + kAttentionRows * cache.head_dim;
     for (std::size_t pair = 0; pair < count; ++pair) {
       states.rows[pair] = {sums[2 * pair], sums[2 * pair + 1], slot + pair * cache.head_dim};
     }
@@ -232,9 +225,10 @@ struct Attention final : Op {
         const std::size_t split = own.begin + round + index % count;
         if (split >= own.end) return;
         float* slot = partials + index * slot_floats();
-        States part;
-        part.reset(task.num_pairs, cache.head_dim, slot);
-        attend_split(context, task, pairs_of(context, task), split, part);
+        Pairs pairs;
+        collect_pairs(context, task, pairs);
+        States part(cache.head_dim, slot);
+        attend_split(context, task, pairs, split, part);
         save(part, task.num_pairs, slot);
       });
       for (std::size_t index = 0; index < tasks; ++index) {
@@ -251,9 +245,9 @@ struct Attention final : Op {
     const RowRange own = splits_of(task);
     const std::size_t splits = own.end - own.begin;
     if (round >= splits) return;
-    States total, part;
+    States total(cache.head_dim, total_slot), part(cache.head_dim, slots);
     if (round == 0) {
-      total.reset(task.num_pairs, cache.head_dim, total_slot);
+      std::fill_n(total_slot, task.num_pairs * cache.head_dim, 0.0f);
     } else {
       restore(total, task.num_pairs, total_slot);
     }
