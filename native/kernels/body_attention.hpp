@@ -35,16 +35,28 @@ void write_value(const float* value, std::size_t head_dim, void* values, std::si
   Cache::narrow(value, head_dim, to);
 }
 
-// scores[r][key] = scale · q_r · k for the keys of B blocks, the first of which is `block`.
+// Asks for the values of the first B blocks and the keys of the B next, from an element on.
+template <typename Cache, std::size_t B>
+inline void prefetch_blocks(const AttentionSplit& split, RowRange blocks, std::size_t element) {
+  for (std::size_t b = blocks.begin; b < blocks.begin + B; ++b) {
+    const std::size_t next = std::min(b + B, blocks.end - 1);
+    __builtin_prefetch(static_cast<const typename Cache::Element*>(split.values[b]) + element);
+    __builtin_prefetch(static_cast<const typename Cache::Element*>(split.keys[next]) + element);
+  }
+}
+
+// scores[r][key] = scale · q_r · k for the keys of the first B blocks.
 template <typename Cache, std::size_t R, std::size_t B>
-inline void block_scores(const AttentionSplit& split, std::size_t block, const float* queries,
+inline void block_scores(const AttentionSplit& split, RowRange blocks, const float* queries,
                          float (*scores)[kSplitTokens]) {
   const typename Cache::Element* keys[B];
   for (std::size_t b = 0; b < B; ++b) {
-    keys[b] = static_cast<const typename Cache::Element*>(split.keys[block + b]);
+    keys[b] = static_cast<const typename Cache::Element*>(split.keys[blocks.begin + b]);
   }
   Pair total[R][B] = {};
   for (std::size_t d = 0; d < split.head_dim; ++d, queries += kAttentionRows) {
+    // Few rows wait for memory more than for arithmetic.
+    if constexpr (R < kScoreRows / 2) prefetch_blocks<Cache, B>(split, blocks, d * kBlockTokens);
     Pair there[B];
     for (std::size_t b = 0; b < B; ++b) there[b] = Cache::pair_at(keys[b] + d * kBlockTokens);
     for (std::size_t r = 0; r < R; ++r) {
@@ -55,7 +67,7 @@ inline void block_scores(const AttentionSplit& split, std::size_t block, const f
   const Pair scale = broadcast_pair(split.scale);
   for (std::size_t r = 0; r < R; ++r) {
     for (std::size_t b = 0; b < B; ++b) {
-      store_pair(scores[r] + (block + b) * kBlockTokens, multiply(total[r][b], scale));
+      store_pair(scores[r] + (blocks.begin + b) * kBlockTokens, multiply(total[r][b], scale));
     }
   }
 }
@@ -66,11 +78,12 @@ template <typename Cache, std::size_t R>
 inline void split_scores(const AttentionSplit& split, RowRange blocks, const float* queries,
                          float (*scores)[kSplitTokens]) {
   constexpr std::size_t kTogether = R >= kScoreRows / 2 ? 1 : kScoreRows / R < 4 ? 2 : 4;
-  std::size_t block = blocks.begin;
-  for (; block + kTogether <= blocks.end; block += kTogether) {
-    block_scores<Cache, R, kTogether>(split, block, queries, scores);
+  for (; blocks.begin + kTogether <= blocks.end; blocks.begin += kTogether) {
+    block_scores<Cache, R, kTogether>(split, blocks, queries, scores);
   }
-  for (; block < blocks.end; ++block) block_scores<Cache, R, 1>(split, block, queries, scores);
+  for (; blocks.begin < blocks.end; ++blocks.begin) {
+    block_scores<Cache, R, 1>(split, blocks, queries, scores);
+  }
 }
 
 // score = cap · tanh(score / cap), then + slope · (key - query).
