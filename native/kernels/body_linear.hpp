@@ -102,26 +102,39 @@ inline Tiles<Group> tiles_of(const Linear& weights, RowRange block) {
   return tiles;
 }
 
-// Asks for the same groups of the next block: few rows wait for memory more than for arithmetic.
+// Asks for the weights that this thread will probably meet next, evenly over the calls for those
+// that it meets now: few rows wait for memory more than for arithmetic.
 template <typename Group>
-inline void prefetch_next(const Tiles<Group>& groups, const Linear& weights) {
-  for (std::size_t i = 0; i < kBlockTiles; ++i) {
-    const auto* next = reinterpret_cast<const std::byte*>(groups.group[i]) +
-                       kBlockTiles * weights.tile_bytes();
-    for (std::size_t line = 0; line < sizeof(Group); line += 64) __builtin_prefetch(next + line);
+class Ahead {
+ public:
+  Ahead(const Linear& weights, std::size_t tile, std::size_t calls)
+      : next_(reinterpret_cast<std::uintptr_t>(weights.tile(0)) + tile * weights.tile_bytes()),
+        calls_(calls) {}
+  void step() {
+    if (++steps_ < calls_) return;
+    steps_ = 0;
+    constexpr std::size_t kBytes = kBlockTiles * sizeof(Group), kLine = 64;
+    for (std::size_t line = 0; line < kBytes; line += kLine) {
+      __builtin_prefetch(reinterpret_cast<const void*>(next_ + line));
+    }
+    next_ += kBytes;
   }
-}
+
+ private:
+  std::uintptr_t next_;  // may lie beyond the weights: asking for it is harmless
+  std::size_t calls_, steps_ = 0;
+};
 
 // R rows × one block of tiles of 4-bit weights.
 template <std::size_t R>
 void int4_rows(const Linear& weights, RowRange block, const QuantizedRows& in, std::size_t row,
-               const LinearOutput& out) {
+               const LinearOutput& out, Ahead<Int4Group>& ahead) {
   const QuantizedGroup* inputs = in.row(row);
   const auto tiles = tiles_of<Int4Group>(weights, block);
   Columns total[R] = {};
   for (std::size_t g = 0; g < in.row_groups; ++g, ++inputs) {
     const Tiles<Int4Group> groups = tiles.at(g);
-    prefetch_next(groups, weights);
+    ahead.step();
     Partial partial[R] = {};
     for (std::size_t load = 0; load < 4; ++load) {
       const Nibbles nibbles = unpack(codes_of(groups, load));
@@ -142,13 +155,13 @@ void int4_rows(const Linear& weights, RowRange block, const QuantizedRows& in, s
 
 template <std::size_t R>
 void int8_rows(const Linear& weights, RowRange block, const QuantizedRows& in, std::size_t row,
-               const LinearOutput& out) {
+               const LinearOutput& out, Ahead<Int8Group>& ahead) {
   const QuantizedGroup* inputs = in.row(row);
   const auto tiles = tiles_of<Int8Group>(weights, block);
   Columns total[R] = {};
   for (std::size_t g = 0; g < in.row_groups; ++g, ++inputs) {
     const Tiles<Int8Group> groups = tiles.at(g);
-    prefetch_next(groups, weights);
+    ahead.step();
     Wide partial[R];
     for (std::size_t r = 0; r < R; ++r) {
       partial[r] = empty_sum(inputs[r * in.row_groups].code_sum);
@@ -193,25 +206,32 @@ inline void for_row_blocks(RowRange rows, Body&& body) {
 
 inline constexpr std::size_t kFloatRows = 6;
 
-template <typename Body>
-inline void for_tile_blocks(RowRange tiles, Body&& body) {
-  for (std::size_t tile = tiles.begin; tile < tiles.end; tile += kBlockTiles) {
-    body(RowRange{tile, std::min(tile + kBlockTiles, tiles.end)});
-  }
+template <std::size_t Most, typename Group, typename Body>
+inline void for_blocks(const Linear& weights, RowRange tiles, RowRange rows, std::size_t next,
+                       Body&& body) {
+  Ahead<Group> ahead(weights, next, (rows.end - rows.begin + Most - 1) / Most);
+  for_row_blocks<Most>(rows, [&]<std::size_t R>(std::size_t row) {
+    for (std::size_t tile = tiles.begin; tile < tiles.end; tile += kBlockTiles) {
+      const RowRange block{tile, std::min(tile + kBlockTiles, tiles.end)};
+      body.template operator()<R>(block, row, ahead);
+    }
+  });
 }
 
 void linear_quantized(const Linear& weights, RowRange tiles, const QuantizedRows& in,
-                      RowRange rows, const LinearOutput& out) {
+                      RowRange rows, const LinearOutput& out, std::size_t next) {
   if (weights.kind() == WeightKind::int4) {
-    for_row_blocks<kInt4Rows>(rows, [&]<std::size_t R>(std::size_t row) {
-      for_tile_blocks(tiles,
-                      [&](RowRange block) { int4_rows<R>(weights, block, in, row, out); });
-    });
+    for_blocks<kInt4Rows, Int4Group>(
+        weights, tiles, rows, next,
+        [&]<std::size_t R>(RowRange block, std::size_t row, Ahead<Int4Group>& ahead) {
+          int4_rows<R>(weights, block, in, row, out, ahead);
+        });
   } else {
-    for_row_blocks<kInt8Rows>(rows, [&]<std::size_t R>(std::size_t row) {
-      for_tile_blocks(tiles,
-                      [&](RowRange block) { int8_rows<R>(weights, block, in, row, out); });
-    });
+    for_blocks<kInt8Rows, Int8Group>(
+        weights, tiles, rows, next,
+        [&]<std::size_t R>(RowRange block, std::size_t row, Ahead<Int8Group>& ahead) {
+          int8_rows<R>(weights, block, in, row, out, ahead);
+        });
   }
 }
 

@@ -123,9 +123,10 @@ struct Kernels {
 
   void (*quantize_row)(const float* in, std::size_t inputs, QuantizedRows rows, std::size_t row);
 
-  // Tiles [tiles.begin, tiles.end) of `weights` for the given rows.
+  // Tiles [tiles.begin, tiles.end) of `weights` for the given rows; those from tile `next` on are
+  // fetched meanwhile, which may lie beyond the last.
   void (*linear_quantized)(const Linear& weights, RowRange tiles, const QuantizedRows& in,
-                           RowRange rows, const LinearOutput& out);
+                           RowRange rows, const LinearOutput& out, std::size_t next);
   void (*linear_float)(const Linear& weights, RowRange tiles, const float* in,
                        std::size_t in_stride, RowRange rows, const LinearOutput& out);
 

@@ -118,7 +118,7 @@ struct Experts final : Op {
     context.pool.parallel_for(chunks, [&](std::size_t chunk) {
       for (std::size_t e = 0; e < count(); ++e) {
         const LinearWork work = work_of(e);
-        if (chunk < work.chunks()) return work.run(context.kernels, chunk);
+        if (chunk < work.chunks()) return work.run(context, chunk);
         chunk -= work.chunks();
       }
     });

@@ -46,7 +46,7 @@ struct LinearOp final : Op {
                           accumulates};
     const LinearWork work(*weights, in.row(0), in.columns, quantized, {0, rows}, to);
     context.pool.parallel_for(work.chunks(),
-                              [&](std::size_t chunk) { work.run(context.kernels, chunk); });
+                              [&](std::size_t chunk) { work.run(context, chunk); });
   }
 };
 
@@ -64,15 +64,17 @@ LinearWork::LinearWork(const Linear& weights, const float* in, std::size_t in_st
       tile_chunks_((weights.tiles() + chunk_tiles_ - 1) / chunk_tiles_),
       row_chunks_((rows.end - rows.begin + kChunkRows - 1) / kChunkRows) {}
 
-void LinearWork::run(const Kernels& kernels, std::size_t chunk) const {
+void LinearWork::run(const Context& context, std::size_t chunk) const {
   const std::size_t tile = chunk / row_chunks_ * chunk_tiles_;
   const std::size_t row = rows_.begin + chunk % row_chunks_ * kChunkRows;
   const RowRange tiles{tile, std::min(weights_.tiles(), tile + chunk_tiles_)};
   const RowRange rows{row, std::min(rows_.end, row + kChunkRows)};
   if (weights_.is_quantized()) {
-    kernels.linear_quantized(weights_, tiles, quantized_, rows, out_);
+    const auto threads = static_cast<std::size_t>(context.pool.threads());
+    const std::size_t next = (chunk + threads) / row_chunks_ * chunk_tiles_;
+    context.kernels.linear_quantized(weights_, tiles, quantized_, rows, out_, next);
   } else {
-    kernels.linear_float(weights_, tiles, in_, in_stride_, rows, out_);
+    context.kernels.linear_float(weights_, tiles, in_, in_stride_, rows, out_);
   }
 }
 

@@ -85,7 +85,7 @@ class LinearWork {
   LinearWork(const Linear& weights, const float* in, std::size_t in_stride,
              const QuantizedRows& quantized, RowRange rows, const LinearOutput& out);
   std::size_t chunks() const { return tile_chunks_ * row_chunks_; }
-  void run(const Kernels& kernels, std::size_t chunk) const;
+  void run(const Context& context, std::size_t chunk) const;
 
  private:
   const Linear& weights_;
