@@ -145,7 +145,11 @@ struct SignedCodes {
 inline SignedCodes with_sign(__m512i x) {
   return {_mm512_xor_si512(x, _mm512_set1_epi8(-128))};
 }
-inline Wide empty_sum(std::int32_t code_sum) { return {_mm512_set1_epi32(-128 * code_sum)}; }
+inline Wide empty_sum(std::int32_t code_sum) {
+  // Unsigned: the sum of a row that is not finite may be anything.
+  const std::uint32_t moved = 128u * static_cast<std::uint32_t>(code_sum);
+  return {_mm512_set1_epi32(static_cast<std::int32_t>(0u - moved))};
+}
 inline void add_signed_products(Wide& sum, const SignedCodes& weights,
                                 const std::int8_t* inputs) {
   add_four(sum, weights.moved, inputs);
