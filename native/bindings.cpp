@@ -49,11 +49,12 @@ nb::object unpack(const Linear& linear) {
 // A step's sequences, from their first positions and lengths in the order of its tokens.
 std::vector<Sequence> sequences_of(const Ints& starts, const Ints& lengths,
                                    const std::optional<Ints>& prefixes,
-                                   const std::optional<Ints>& slots) {
+                                   const std::optional<Ints>& slots,
+                                   const std::optional<Ints>& adapters) {
   const std::size_t count = starts.shape(0);
   require(lengths.shape(0) == count && (!prefixes || prefixes->shape(0) == count) &&
-              (!slots || slots->shape(0) == count),
-          "starts, lengths, prefixes and slots must have one entry per sequence.");
+              (!slots || slots->shape(0) == count) && (!adapters || adapters->shape(0) == count),
+          "starts, lengths, prefixes, slots and adapters must have one entry per sequence.");
   std::vector<Sequence> sequences;
   sequences.reserve(count);
   std::size_t first = 0;
@@ -65,7 +66,8 @@ std::vector<Sequence> sequences_of(const Ints& starts, const Ints& lengths,
     require(prefix >= 0 && slot >= 0, "prefixes and slots must not be negative.");
     const auto length = static_cast<std::size_t>(lengths.data()[s]);
     sequences.push_back({first, length, static_cast<std::size_t>(starts.data()[s]),
-                         static_cast<std::size_t>(prefix), static_cast<std::size_t>(slot)});
+                         static_cast<std::size_t>(prefix), static_cast<std::size_t>(slot),
+                         adapters ? adapters->data()[s] : -1});
     first += length;
   }
   return sequences;
@@ -93,8 +95,9 @@ void run(Program& program, const Ints& tokens, const Ints& starts, const Ints& l
          const Tables& tables, const std::vector<Ints>& first_blocks, const Ints& logit_rows,
          const std::optional<Ints>& prefixes, const std::optional<Ints>& slots,
          const std::optional<Ints>& inject_rows,
-         const std::optional<Array<float, 2>>& inject_values) {
-  const auto sequences = sequences_of(starts, lengths, prefixes, slots);
+         const std::optional<Array<float, 2>>& inject_values,
+         const std::optional<Ints>& adapters) {
+  const auto sequences = sequences_of(starts, lengths, prefixes, slots, adapters);
   const auto groups = groups_of(tables, first_blocks, sequences.size());
   require(slots || !program.keeps_states(), "this program keeps states: slots must be given.");
   Injection injection{{}, nullptr};
@@ -108,6 +111,33 @@ void run(Program& program, const Ints& tokens, const Ints& starts, const Ints& l
   const Step step{span_of(tokens), sequences, groups, span_of(logit_rows), injection};
   const nb::gil_scoped_release release;
   program.run(step);
+}
+
+// By number of a linear operation: its first matrix, as float32 or as the bits of float16, and
+// (column, first row, second) of each part.
+using Part = std::tuple<std::size_t, std::size_t, std::shared_ptr<Linear>>;
+using First = std::variant<Array<float, 2>, Array<std::uint16_t, 2>>;
+using Updates = std::vector<std::tuple<std::size_t, First, std::vector<Part>>>;
+
+void set_adapter(Program& program, std::size_t number, const Updates& updates) {
+  Adapter adapter(updates.empty() ? 0 : program.linears());
+  for (const auto& [linear, first, parts] : updates) {
+    require(linear < adapter.size(), "no linear operation has that number.");
+    LowRank& update = adapter[linear];
+    update.type = first.index() == 0 ? CacheType::float32 : CacheType::float16;
+    std::visit(
+        [&](const auto& matrix) {
+          update.ranks = matrix.shape(0);
+          update.inputs = matrix.shape(1);
+          const auto* bytes = reinterpret_cast<const std::byte*>(matrix.data());
+          update.first.assign(bytes, bytes + matrix.size() * sizeof *matrix.data());
+        },
+        first);
+    for (const auto& [column, first_row, second] : parts) {
+      update.parts.push_back({column, first_row, second});
+    }
+  }
+  program.set_adapter(number, std::move(adapter));
 }
 
 // A view of a buffer's rows; overwritten by the next step.
@@ -180,7 +210,9 @@ NB_MODULE(_native, module) {
       .def("finish", &Program::finish)
       .def("run", &run, "tokens"_a, "starts"_a, "lengths"_a, "tables"_a, "first_blocks"_a,
            "logit_rows"_a, "prefixes"_a = nb::none(), "slots"_a = nb::none(),
-           "inject_rows"_a = nb::none(), "inject_values"_a = nb::none())
+           "inject_rows"_a = nb::none(), "inject_values"_a = nb::none(),
+           "adapters"_a = nb::none())
+      .def("set_adapter", &set_adapter, "number"_a, "updates"_a)
       .def("view", &view)
       .def_prop_ro("kernels", [](const Program& p) { return p.kernels().name; })
       .def_prop_ro("block_bytes", &block_bytes)

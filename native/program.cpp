@@ -94,6 +94,38 @@ const Buffer& Program::buffer(int index) const {
   return buffers_[static_cast<std::size_t>(index)];
 }
 
+std::size_t Program::add_linear(std::size_t outputs, std::size_t inputs) {
+  linears_.emplace_back(outputs, inputs);
+  return linears_.size() - 1;
+}
+
+void Program::set_adapter(std::size_t number, Adapter adapter) {
+  require(is_finished_, "the program is not finished: call finish() first.");
+  require(adapter.empty() || adapter.size() == linears_.size(),
+          "an adapter has one entry per linear operation.");
+  std::size_t width = scratch_.low_rank_width;
+  for (std::size_t i = 0; i < adapter.size(); ++i) {
+    const LowRank& update = adapter[i];
+    if (update.ranks == 0) continue;
+    const auto [outputs, inputs] = linears_[i];
+    require(update.inputs == inputs, "an adapter's first matrix is (ranks, inputs).");
+    for (const LowRankPart& part : update.parts) {
+      require(!part.second->is_quantized() && part.column % kTile == 0 &&
+                  part.column + part.second->outputs() <= outputs &&
+                  part.first_row + part.second->inputs() <= update.ranks,
+              "an adapter's second matrix is (outputs, rank) in floating point, and begins at a "
+              "multiple of eight outputs.");
+    }
+    width = std::max(width, update.ranks);
+  }
+  if (width > scratch_.low_rank_width) {
+    scratch_.low_rank = std::make_unique<LazyMemory>(limits_.step_tokens * width * sizeof(float));
+    scratch_.low_rank_width = width;
+  }
+  if (number >= adapters_.size()) adapters_.resize(number + 1);
+  adapters_[number] = std::move(adapter);
+}
+
 void Program::append(std::unique_ptr<Op> op) {
   require(!is_finished_, "the program is finished.");
   ops_.push_back(std::move(op));
@@ -154,6 +186,10 @@ void Program::check_sequences(const Step& step) const {
     require(sequence.first_token == covered && sequence.num_tokens > 0,
             "sequences must cover the step's tokens in order.");
     covered += sequence.num_tokens;
+    if (sequence.adapter >= 0 && (!below(sequence.adapter, adapters_.size()) ||
+                                  adapters_[static_cast<std::size_t>(sequence.adapter)].empty())) {
+      refuse("no adapter has number ", sequence.adapter, ".");
+    }
     const std::size_t end = sequence.start + sequence.num_tokens;
     if (end > limits_.context) {
       refuse("position ", end - 1, " is outside the context of ", limits_.context, ".");
@@ -213,7 +249,7 @@ void Program::run(const Step& step) {
       scratch_.sequence_of[sequence.first_token + i] = static_cast<std::uint32_t>(s);
     }
   }
-  Context context{kernels_, *pool_, step, scratch_, cache_, buffers_};
+  Context context{kernels_, *pool_, step, scratch_, cache_, buffers_, adapters_};
   for (const auto& op : ops_) op->run(context);
 }
 

@@ -86,7 +86,24 @@ struct Sequence {
   std::size_t start;   // position of that first row
   std::size_t prefix;  // tokens of its prefix; 0 has none
   std::size_t slot;    // of its states, where the program keeps any
+  std::int32_t adapter = -1;  // whose updates its tokens get; -1 none
 };
+
+// A low-rank update beside a linear operation: output += second · (first · input), where each
+// part of the outputs has its own rows of `first` · input.
+struct LowRankPart {
+  std::size_t column;     // of its first output, a multiple of kTile
+  std::size_t first_row;  // of `first` · input
+  std::shared_ptr<const Linear> second;  // (outputs, rank) in floating point
+};
+struct LowRank {
+  std::size_t ranks = 0, inputs = 0;  // no ranks update nothing
+  CacheType type = CacheType::float32;
+  std::vector<std::byte> first;  // [ranks][inputs]
+  std::vector<LowRankPart> parts;
+};
+// One per linear operation of the program; empty where there is no adapter.
+using Adapter = std::vector<LowRank>;
 
 // Where one sequence keeps its blocks of one cache group: token i in blocks[i / 16 - first].
 struct BlockTable {
@@ -135,6 +152,8 @@ struct Scratch {
   std::vector<std::size_t> positions;  // per token of the step
   std::vector<std::uint32_t> sequence_of;
   std::unique_ptr<LazyMemory> groups, outliers, num_outliers, working;
+  std::unique_ptr<LazyMemory> low_rank;  // [tokens][low_rank_width]
+  std::size_t low_rank_width = 0;
 };
 
 // What a program's operations ask for, all together: the largest of each size.
@@ -162,6 +181,7 @@ struct Context {
   Scratch& scratch;
   Cache& cache;
   std::vector<Buffer>& buffers;
+  std::span<const Adapter> adapters;
 
   const Sequence& sequence_of(std::size_t row) const {
     return step.sequences[scratch.sequence_of[row]];
@@ -207,9 +227,15 @@ class Program {
   Pool& pool() { return *pool_; }
   const Buffer& buffer(int index) const;
 
+  // Number of a new linear operation, by which adapters know it.
+  std::size_t add_linear(std::size_t outputs, std::size_t inputs);
+  std::size_t linears() const { return linears_.size(); }
   void append(std::unique_ptr<Op> op);
   // Allocates what all operations share; no operation can be added afterwards.
   void finish();
+
+  // Sequences may name the adapter from now on; an empty one frees the place. Not within a step.
+  void set_adapter(std::size_t number, Adapter adapter);
 
   // Throws std::invalid_argument when a token, position, block or row is out of range.
   void run(const Step& step);
@@ -228,6 +254,8 @@ class Program {
   Scratch scratch_;
   std::vector<Buffer> buffers_;
   std::vector<std::unique_ptr<Op>> ops_;
+  std::vector<std::pair<std::size_t, std::size_t>> linears_;  // outputs and inputs
+  std::vector<Adapter> adapters_;
   bool is_finished_ = false;
 };
 

@@ -18,6 +18,7 @@ constexpr Kernels table(const char* name) {
       .quantize_row = quantize_row,
       .linear_quantized = linear_quantized,
       .linear_float = linear_float,
+      .project = {project<Float32Cache>, project<Float16Cache>},
       .rms_norm = rms_norm,
       .layer_norm = layer_norm,
       .activate = {activate<Silu>, activate<Gelu>, activate<GeluTanh>, activate<Relu>,

@@ -224,3 +224,39 @@ void merge_states(const AttentionState& from, std::size_t head_dim, AttentionSta
   into.sum = scalar_fma(from.sum, added, into.sum * old);
   into.maximum = most;
 }
+
+// ---- adapters ----------------------------------------------------------------------------
+
+template <typename Cache, std::size_t R>
+inline void project_rows(const float* in, const typename Cache::Element* matrix,
+                         std::size_t width, float* out) {
+  constexpr std::size_t kWidth = 2 * kLanes;
+  Pair total[R] = {};
+  std::size_t i = 0;
+  for (; i + kWidth <= width; i += kWidth) {
+    const Pair x = load_pair(in + i);
+    for (std::size_t r = 0; r < R; ++r) {
+      total[r] = fma(x, Cache::pair_at(matrix + r * width + i), total[r]);
+    }
+  }
+  for (std::size_t r = 0; r < R; ++r) {
+    float sums[kWidth];
+    store_pair(sums, total[r]);
+    out[r] = sum_lanes(load(sums) + load(sums + kLanes));
+    for (std::size_t rest = i; rest < width; ++rest) {
+      out[r] = scalar_fma(in[rest], Cache::scalar(matrix[r * width + rest]), out[r]);
+    }
+  }
+}
+
+template <typename Cache>
+void project(const float* in, const void* matrix, std::size_t rows, std::size_t width,
+             float* out) {
+  const auto* from = static_cast<const typename Cache::Element*>(matrix);
+  std::size_t row = 0;
+  constexpr std::size_t kRows = 8;  // sums under way at a time
+  for (; row + kRows <= rows; row += kRows) {
+    project_rows<Cache, kRows>(in, from + row * width, width, out + row);
+  }
+  for (; row < rows; ++row) project_rows<Cache, 1>(in, from + row * width, width, out + row);
+}

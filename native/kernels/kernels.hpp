@@ -130,6 +130,10 @@ struct Kernels {
   void (*linear_float)(const Linear& weights, RowRange tiles, const float* in,
                        std::size_t in_stride, RowRange rows, const LinearOutput& out);
 
+  // out[r] = matrix[r] · in for a few rows of a matrix [rows][width]; [0] float32, [1] float16.
+  void (*project[2])(const float* in, const void* matrix, std::size_t rows, std::size_t width,
+                     float* out);
+
   void (*rms_norm)(const float* in, const float* weight, float epsilon, std::size_t width,
                    float* out);
   void (*layer_norm)(const float* in, const float* weight, const float* bias, float epsilon,

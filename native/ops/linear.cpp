@@ -11,6 +11,7 @@ constexpr std::size_t kChunkBytes = 24 * 1024;
 constexpr std::size_t kFloatTiles = 8;
 constexpr std::size_t kQuantizedTiles = 2;  // as many as the widest kernels take at a time
 constexpr std::size_t kChunkRows = 96;
+constexpr std::size_t kUpdateWork = 16;  // floats of an adapter that a row meets per input, about
 
 std::size_t tiles_per_chunk(const Linear& weights) {
   const std::size_t tiles = kChunkBytes / weights.tile_bytes();
@@ -22,7 +23,7 @@ struct LinearOp final : Op {
   int input, output;
   std::shared_ptr<const Linear> weights;
   std::vector<float> bias;
-  std::size_t column;
+  std::size_t column, number;
   bool accumulates, has_token_rows;
 
   void collect(Requirements& needs) const override {
@@ -37,16 +38,69 @@ struct LinearOp final : Op {
     if (rows == 0) return;
     QuantizedRows quantized = context.scratch.quantized;
     quantized.row_groups = weights->groups();
-    if (weights->is_quantized()) {
-      context.for_rows(rows, in.columns, [&](std::size_t row) {
-        context.kernels.quantize_row(in.row(row), in.columns, quantized, row);
+    const bool has_updates = is_updated(context);
+    if (weights->is_quantized() || has_updates) {
+      const std::size_t row_work = has_updates ? kUpdateWork * in.columns : in.columns;
+      context.for_rows(rows, row_work, [&](std::size_t row) {
+        if (weights->is_quantized()) {
+          context.kernels.quantize_row(in.row(row), in.columns, quantized, row);
+        }
+        if (has_updates) begin_update(context, in, row);
       });
     }
     const LinearOutput to{out.row(0) + column, out.columns, bias.empty() ? nullptr : bias.data(),
                           accumulates};
     const LinearWork work(*weights, in.row(0), in.columns, quantized, {0, rows}, to);
-    context.pool.parallel_for(work.chunks(),
-                              [&](std::size_t chunk) { work.run(context, chunk); });
+    context.pool.parallel_for(work.chunks(), [&](std::size_t chunk) {
+      work.run(context, chunk);
+      if (has_updates) add_updates(context, work.tiles(chunk), work.rows(chunk), to);
+    });
+  }
+
+  // ---- adapters: the first product with the inputs, the second with each chunk of outputs ----
+
+  const LowRank* update_of(const Context& context, const Sequence& sequence) const {
+    if (sequence.adapter < 0) return nullptr;
+    const LowRank& update = context.adapters[static_cast<std::size_t>(sequence.adapter)][number];
+    return update.ranks > 0 ? &update : nullptr;
+  }
+
+  // Rows behind the choice of logits have lost their sequences; no adapter changes the head.
+  bool is_updated(const Context& context) const {
+    return has_token_rows &&
+           std::any_of(context.step.sequences.begin(), context.step.sequences.end(),
+                       [&](const Sequence& s) { return update_of(context, s) != nullptr; });
+  }
+
+  void begin_update(const Context& context, const Buffer& in, std::size_t row) const {
+    const LowRank* update = update_of(context, context.sequence_of(row));
+    if (!update) return;
+    const auto type = static_cast<std::size_t>(update->type);
+    context.kernels.project[type](in.row(row), update->first.data(), update->ranks,
+                                  update->inputs,
+                                  context.scratch.low_rank->floats() +
+                                      row * context.scratch.low_rank_width);
+  }
+
+  void add_updates(const Context& context, RowRange tiles, RowRange rows,
+                   const LinearOutput& out) const {
+    const float* between = context.scratch.low_rank->floats();
+    for (std::size_t row = rows.begin; row < rows.end;) {
+      const LowRank* update = update_of(context, context.sequence_of(row));
+      const std::size_t begin = row++;
+      while (row < rows.end && update_of(context, context.sequence_of(row)) == update) ++row;
+      if (!update) continue;
+      for (const LowRankPart& part : update->parts) {
+        const std::size_t first = part.column / kTile;
+        const RowRange own{std::max(tiles.begin, first),
+                           std::min(tiles.end, first + part.second->tiles())};
+        if (own.begin >= own.end) continue;
+        const LinearOutput to{out.values + part.column, out.stride, nullptr, true};
+        context.kernels.linear_float(*part.second, {own.begin - first, own.end - first},
+                                     between + part.first_row, context.scratch.low_rank_width,
+                                     {begin, row}, to);
+      }
+    }
   }
 };
 
@@ -64,21 +118,27 @@ LinearWork::LinearWork(const Linear& weights, const float* in, std::size_t in_st
       tile_chunks_((weights.tiles() + chunk_tiles_ - 1) / chunk_tiles_),
       row_chunks_((rows.end - rows.begin + kChunkRows - 1) / kChunkRows) {}
 
-void LinearWork::run(const Context& context, std::size_t chunk) const {
+RowRange LinearWork::tiles(std::size_t chunk) const {
   const std::size_t tile = chunk / row_chunks_ * chunk_tiles_;
+  return {tile, std::min(weights_.tiles(), tile + chunk_tiles_)};
+}
+
+RowRange LinearWork::rows(std::size_t chunk) const {
   const std::size_t row = rows_.begin + chunk % row_chunks_ * kChunkRows;
-  const RowRange tiles{tile, std::min(weights_.tiles(), tile + chunk_tiles_)};
-  const RowRange rows{row, std::min(rows_.end, row + kChunkRows)};
+  return {row, std::min(rows_.end, row + kChunkRows)};
+}
+
+void LinearWork::run(const Context& context, std::size_t chunk) const {
   if (weights_.is_quantized()) {
     const auto threads = static_cast<std::size_t>(context.pool.threads());
     const std::size_t next = (chunk + threads) / row_chunks_ * chunk_tiles_;
-    context.kernels.linear_quantized(weights_, tiles, quantized_, rows, out_, next);
+    context.kernels.linear_quantized(weights_, tiles(chunk), quantized_, rows(chunk), out_, next);
   } else {
-    context.kernels.linear_float(weights_, tiles, in_, in_stride_, rows, out_);
+    context.kernels.linear_float(weights_, tiles(chunk), in_, in_stride_, rows(chunk), out_);
   }
 }
 
-std::unique_ptr<Op> make_linear(const Program& program, int input, int output,
+std::unique_ptr<Op> make_linear(Program& program, int input, int output,
                                 std::shared_ptr<const Linear> weights, std::vector<float> bias,
                                 std::size_t column, bool accumulates) {
   const Buffer &in = program.buffer(input), &out = program.buffer(output);
@@ -92,6 +152,7 @@ std::unique_ptr<Op> make_linear(const Program& program, int input, int output,
   op->weights = std::move(weights);
   op->bias = std::move(bias);
   op->column = column;
+  op->number = program.add_linear(op->weights->outputs(), op->weights->inputs());
   op->accumulates = accumulates;
   op->has_token_rows = in.rows == Rows::tokens;
   return op;

@@ -73,8 +73,9 @@ std::unique_ptr<Op> make_log_scale(const Program&, int buffer, std::size_t colum
 
 // ---- linear.cpp ----
 
-// Writes columns [column, column + outputs) of `output`, or adds to them.
-std::unique_ptr<Op> make_linear(const Program&, int input, int output,
+// Writes columns [column, column + outputs) of `output`, or adds to them; then adds the updates of
+// the sequences' adapters.
+std::unique_ptr<Op> make_linear(Program&, int input, int output,
                                 std::shared_ptr<const Linear> weights, std::vector<float> bias,
                                 std::size_t column, bool accumulates);
 
@@ -85,6 +86,8 @@ class LinearWork {
   LinearWork(const Linear& weights, const float* in, std::size_t in_stride,
              const QuantizedRows& quantized, RowRange rows, const LinearOutput& out);
   std::size_t chunks() const { return tile_chunks_ * row_chunks_; }
+  RowRange tiles(std::size_t chunk) const;
+  RowRange rows(std::size_t chunk) const;
   void run(const Context& context, std::size_t chunk) const;
 
  private:

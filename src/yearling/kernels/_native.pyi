@@ -171,6 +171,14 @@ class Program:
         slots: _Ints | None = None,
         inject_rows: _Ints | None = None,
         inject_values: _Floats | None = None,
+        adapters: _Ints | None = None,
+    ) -> None: ...
+    def set_adapter(
+        self,
+        number: int,
+        updates: Sequence[
+            tuple[int, _Floats | NDArray[np.uint16], Sequence[tuple[int, int, Linear]]]
+        ],
     ) -> None: ...
     def view(self, buffer: int, rows: int) -> _Floats: ...
     def sample(

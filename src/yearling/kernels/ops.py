@@ -37,6 +37,7 @@ __all__ = [
     "Inject",
     "LayerNorm",
     "Linear",
+    "LinearPart",
     "LogScale",
     "Op",
     "Pool",
@@ -153,8 +154,28 @@ class HeadNorm:
 
 
 @dataclass(frozen=True, slots=True)
+class LinearPart:
+    """A matrix of the model that is some rows of a packed one.
+
+    Attributes:
+        layer: Number of its layer.
+        role: Its part in the layer, as `models.weights.Role` has it.
+        outputs: Its rows.
+    """
+
+    layer: int
+    role: str
+    outputs: int
+
+
+@dataclass(frozen=True, slots=True)
 class Linear:
-    """output[:, column:column+outputs] = input @ weightsᵀ + bias, or added to it."""
+    """output[:, column:column+outputs] = input @ weightsᵀ + bias, or added to it.
+
+    Attributes:
+        parts: The matrices that an adapter may change, in order of rows; together they are all of
+            `weights`, or there are none.
+    """
 
     input: str
     output: str
@@ -162,6 +183,7 @@ class Linear:
     bias: FloatArray | None = None
     column: int = 0
     accumulates: bool = False
+    parts: tuple[LinearPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

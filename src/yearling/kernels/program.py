@@ -12,6 +12,7 @@ __all__ = [
     "BLOCK_TOKENS",
     "BufferShape",
     "GroupTables",
+    "LowRankUpdate",
     "NativeProgram",
     "StepArrays",
     "buffer_shapes",
@@ -59,6 +60,7 @@ class StepArrays:
         slots: State slot of each sequence (S,); None when the program keeps no states.
         inject_rows: Rows whose embedding the caller gives, or None.
         inject_values: Those embeddings (rows, E), or None.
+        adapters: Number of each sequence's adapter (S,), -1 for none; None for none anywhere.
     """
 
     tokens: Ints
@@ -70,6 +72,23 @@ class StepArrays:
     slots: Ints | None = None
     inject_rows: Ints | None = None
     inject_values: ops.FloatArray | None = None
+    adapters: Ints | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LowRankUpdate:
+    """What an adapter adds to one linear operation: for each part, second @ (first @ input).
+
+    Attributes:
+        linear: Number of the operation among the program's linear ones.
+        first: The parts' first matrices one below the other (R, inputs).
+        parts: Of each part its first output, which is a multiple of 8, its first row of `first`,
+            and its second matrix (outputs, rank).
+    """
+
+    linear: int
+    first: ops.FloatArray
+    parts: tuple[tuple[int, int, ops.FloatArray], ...]
 
 
 def buffer_shapes(program: Sequence[ops.Op]) -> dict[str, BufferShape]:
@@ -222,6 +241,32 @@ class NativeProgram:
             step.slots,
             step.inject_rows,
             step.inject_values,
+            step.adapters,
+        )
+
+    def set_adapter(
+        self, number: int, updates: Sequence[LowRankUpdate], kind: str = "float32"
+    ) -> None:
+        """Let sequences name an adapter; no updates free its place. Not while a step runs.
+
+        Args:
+            number: By which steps name it.
+            updates: At most one per linear operation.
+            kind: `float32` or `float16`, how its matrices are kept.
+
+        Raises:
+            ValueError: a matrix does not fit its operation.
+        """
+        self._native.set_adapter(
+            number,
+            [
+                (
+                    update.linear,
+                    _rows(update.first, kind),
+                    [(column, row, _pack(second, kind)) for column, row, second in update.parts],
+                )
+                for update in updates
+            ],
         )
 
     def view(self, buffer: str, rows: int) -> ops.FloatArray:
@@ -409,6 +454,19 @@ class _Builder:
         if id(array) not in self._tables:
             self._tables[id(array)] = _native.Table(array)
         return self._tables[id(array)]
+
+
+def _rows(matrix: ops.FloatArray, kind: str) -> "ops.FloatArray | NDArray[np.uint16]":
+    if kind == "float32":
+        return np.ascontiguousarray(matrix, np.float32)
+    return np.ascontiguousarray(matrix, np.float16).view(np.uint16)
+
+
+def _pack(matrix: ops.FloatArray, kind: str) -> _native.Linear:
+    packed = _native.Linear(kind, *matrix.shape)
+    values = np.ascontiguousarray(matrix, np.float32)
+    packed.pack(0, len(matrix), "F32", values.view(np.uint8).reshape(-1))
+    return packed
 
 
 def _packed(weights: ops.Weights) -> _native.Linear:

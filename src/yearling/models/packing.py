@@ -95,6 +95,13 @@ class Packer:
         has_bias = any((role, layer, "bias", None) in self._index for role in roles)
         return np.concatenate(parts) if has_bias else None
 
+    def parts(self, layer: int, roles: Sequence[Role]) -> tuple[ops.LinearPart, ...]:
+        """What matrices of several roles are called, and their rows."""
+        return tuple(
+            ops.LinearPart(layer, role, self._find(layer, role, "weight", None).shape[0])
+            for role in roles
+        )
+
     def packed(self) -> list[_native.Linear]:
         """All matrices packed so far, once they are."""
         return [matrix for future in self._packing for matrix in future.result()]

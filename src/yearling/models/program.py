@@ -478,13 +478,18 @@ class _Emitter:
         bias = self._packer.bias(number, roles)
         accumulates = target == RESIDUAL and number is not None
 
+        parts = () if number is None else self._packer.parts(number, roles)
+
         def emit() -> list[ops.Op]:
             result: list[ops.Op] = []
+            packed = matrices()
+            own = [parts] if len(packed) == 1 else [(part,) for part in parts]
             first = 0
-            for matrix in matrices():
+            for index, matrix in enumerate(packed):
                 part = None if bias is None else bias[first : first + matrix.outputs]
                 place = column + first
-                result.append(ops.Linear(source, target, matrix, part, place, accumulates))
+                held = own[index] if parts else ()
+                result.append(ops.Linear(source, target, matrix, part, place, accumulates, held))
                 first += matrix.outputs
             return result
 

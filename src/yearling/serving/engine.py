@@ -11,6 +11,7 @@ from pydantic import Field
 
 from yearling.core.config import Config
 from yearling.core.errors import EngineError, RequestError
+from yearling.serving.adapters import Adapters
 from yearling.serving.admission import AdmissionLimits
 from yearling.serving.block_pool import root_key
 from yearling.serving.cache import Cache, new_group
@@ -98,6 +99,7 @@ class Engine:
     Attributes:
         limits: What `add` checks.
         error: Why the engine is broken, or None while it works.
+        adapters: Those that requests may name.
     """
 
     def __init__(
@@ -142,6 +144,7 @@ class Engine:
             can_generate=bool(executor.cache_shapes),
         )
         self.error: str | None = None
+        self.adapters = Adapters(executor)
         self._executor = executor
         self._tokenizer = tokenizer
         self._pieces = None if tokenizer is None else Pieces(tokenizer)
@@ -182,6 +185,7 @@ class Engine:
         if generation.has_nothing_to_score:
             self._news.append(generation.end_of_scoring())
             if request.is_prompt_only:
+                self.adapters.give_back(generation.adapter)
                 return
         self._generations[request.request_id] = generation
         self._scheduler.add(generation.sequence)
@@ -272,21 +276,25 @@ class Engine:
 
     def _forget(self, generation: Generation) -> None:
         self._scheduler.remove(generation.sequence)
+        self.adapters.give_back(generation.adapter)
         del self._generations[generation.sequence.request_id]
 
     def _new_generation(self, request: GenerationRequest) -> Generation:
         sampling = request.sampling
         ends = frozenset() if sampling.ignore_eos else self._eos_token_ids
         stop_ids = ends.union(sampling.stop_token_ids, self._stop_tokens(sampling))
+        guided = None if sampling.guide is None else self._begin_guided(sampling.guide)
+        adapter = self.adapters.take(request.adapter)
         return Generation(
-            sequence=self._new_sequence(request),
+            sequence=self._new_sequence(request, "" if adapter is None else adapter.version),
             sampling=sampling,
             seed=secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64,
             max_new_tokens=self.limits.max_new_tokens(request),
             stop_ids=stop_ids,
             is_prompt_only=request.is_prompt_only,
             detokenizer=None if self._pieces is None else Detokenizer(self._pieces, sampling.stop),
-            guided=None if sampling.guide is None else self._begin_guided(sampling.guide),
+            guided=guided,
+            adapter=adapter,
         )
 
     def _stop_tokens(self, sampling: SamplingParams) -> list[int]:
@@ -308,11 +316,11 @@ class Engine:
             )
         return self._guides.begin(guide)
 
-    def _new_sequence(self, request: GenerationRequest) -> TokenSequence:
+    def _new_sequence(self, request: GenerationRequest, adapter: str) -> TokenSequence:
         root = root_key(
             # Without a prefix cache every request is an account of its own.
             salt=request.salt if self._config.use_prefix_cache else secrets.token_hex(),
-            adapter="",
+            adapter=adapter,
             weights_version=self._executor.weights_version,
             kv_type=self._executor.kv_type,
         )

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
 
 __all__ = [
+    "AdapterExecutor",
     "CacheShape",
     "Executor",
     "GroupBlocks",
@@ -90,6 +92,7 @@ class SequenceInput:
         score_targets: When not empty: for each of `tokens`, the id that really follows, or -1
             for none; its log-probability is reported.
         num_score_logprobs: Alternatives reported beside each scored target.
+        adapter: Number that `load_adapter` was given, or None.
     """
 
     tokens: Sequence[int]
@@ -99,6 +102,7 @@ class SequenceInput:
     sample: SampleInput | None = None
     score_targets: Sequence[int] = ()
     num_score_logprobs: int = 0
+    adapter: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,4 +156,22 @@ class Executor(Protocol):
 
     def execute(self, step: Sequence[SequenceInput]) -> list[SequenceOutput]:
         """Run one step; afterwards the keys and values of all its tokens are in the cache."""
+        ...
+
+
+@runtime_checkable
+class AdapterExecutor(Executor, Protocol):
+    """An executor that adds adapters of low rank to sequences that name them."""
+
+    def load_adapter(self, number: int, folder: Path) -> str:
+        """Let sequences name an adapter by a number that is free; give its version.
+
+        Raises:
+            ModelError: it cannot be read, or is of another model.
+            UnsupportedError: the model takes none.
+        """
+        ...
+
+    def unload_adapter(self, number: int) -> None:
+        """Free an adapter that no sequence of a later step names."""
         ...

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
+from yearling.serving.adapters import Adapter
 from yearling.serving.detokenizer import Detokenizer
 from yearling.serving.executor import SampleInput, SampleOutput, SequenceInput, SequenceOutput
 from yearling.serving.guided import Guided
@@ -35,6 +36,7 @@ class Generation:
         is_prompt_only: Whether to end once the prompt is scored.
         detokenizer: Text of the answer, or None without a tokenizer.
         guided: Where the answer stands in its guide, or None without one.
+        adapter: What its tokens are computed with beside the model, or None.
     """
 
     sequence: TokenSequence
@@ -45,6 +47,7 @@ class Generation:
     is_prompt_only: bool
     detokenizer: Detokenizer | None
     guided: Guided | None = None
+    adapter: Adapter | None = None
     _scores: list[TokenLogprob | None] = field(default_factory=lambda: [None])
     _bias: tuple[tuple[int, float], ...] = ()
     _has_penalty: bool = False
@@ -77,9 +80,12 @@ class Generation:
         tokens, groups = sequence.tokens, sequence.tables.groups()
         num_prompt, start = sequence.num_prompt, sequence.num_computed
         end = start + chunk.num_tokens
+        adapter = None if self.adapter is None else self.adapter.number
         if not sequence.is_scoring:
             sample = self._sample_input() if chunk.is_sampling else None
-            return SequenceInput(tokens[start:end], start, groups, num_prompt, sample)
+            return SequenceInput(
+                tokens[start:end], start, groups, num_prompt, sample, adapter=adapter
+            )
         if start == 0:
             self._scores = [None]  # scoring starts over after preemption
         return SequenceInput(
@@ -89,6 +95,7 @@ class Generation:
             num_prompt,
             score_targets=tokens[start + 1 : end + 1],
             num_score_logprobs=self.sampling.prompt_logprobs or 0,
+            adapter=adapter,
         )
 
     def take(self, output: SequenceOutput) -> OutputEvent | None:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeGuard, cast, overload
 
 from pydantic import ValidationError
 
-from yearling.core.errors import ConfigError, EngineError, UnsupportedError
+from yearling.core.errors import ConfigError, EngineError, RequestError, UnsupportedError
 from yearling.core.messages import Message, parse_messages
+from yearling.serving.adapters import Adapters
 from yearling.serving.admission import AdmissionLimits
-from yearling.serving.engine import EngineStats
+from yearling.serving.engine import Engine, EngineStats
 from yearling.serving.model import ModelOptions, load_executor, load_model, new_engine
 from yearling.serving.request import (
     EmbeddingRequest,
@@ -115,13 +116,18 @@ class LLM:
         return self._engine.limits.context
 
     def chat(
-        self, messages: Conversation, params: SamplingParams | None = None
+        self,
+        messages: Conversation,
+        params: SamplingParams | None = None,
+        *,
+        adapter: str = "",
     ) -> GenerationResult:
         """Answer a conversation.
 
         Args:
             messages: Dictionaries with `role` and `content`, as OpenAI's API takes them.
             params: How to choose tokens; by default at temperature 1 until the model stops.
+            adapter: Name of a loaded adapter; empty takes the model itself.
 
         Raises:
             RequestError: a message is malformed, or names something this model cannot do.
@@ -129,20 +135,29 @@ class LLM:
             TemplateError: the model's chat template refuses the conversation.
             UnsupportedError: the model has no chat template.
         """
-        return self._answer([self._encode_chat(messages)], self._chat_params(params))[0]
+        prompt = self._encode_chat(messages)
+        return self._answer([prompt], self._chat_params(params), [adapter])[0]
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # a string is also a sequence of strings
-        self, prompts: Prompt, params: SamplingParams | None = None
+        self, prompts: Prompt, params: SamplingParams | None = None, *, adapter: str = ""
     ) -> GenerationResult: ...
 
     @overload
     def generate(
-        self, prompts: Sequence[Prompt], params: SamplingParams | None = None
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        adapter: str | Sequence[str] = "",
     ) -> list[GenerationResult]: ...
 
     def generate(
-        self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        adapter: str | Sequence[str] = "",
     ) -> GenerationResult | list[GenerationResult]:
         """Continue text or token ids, without a chat template.
 
@@ -153,6 +168,8 @@ class LLM:
             prompts: One prompt, or several, which run as one batch; a prompt is a string or a
                 sequence of token ids.
             params: How to choose tokens, for all of them.
+            adapter: Name of a loaded adapter for all of them, or one for each; empty takes the
+                model itself.
 
         Returns:
             One result for one prompt; for a list a list in the same order.
@@ -161,19 +178,30 @@ class LLM:
             RequestError: a prompt is empty or holds ids the model does not have.
             ContextLengthError: prompt and answer do not fit the context.
         """
-        if _is_prompt(prompts):
-            return self._answer([self._encode(prompts)], params)[0]
-        several = cast("Sequence[Prompt]", prompts)
-        return self._answer([self._encode(prompt) for prompt in several], params)
+        several = [prompts] if _is_prompt(prompts) else cast("Sequence[Prompt]", prompts)
+        adapters = [adapter] * len(several) if isinstance(adapter, str) else adapter
+        if len(adapters) != len(several):
+            raise RequestError(
+                f"{len(adapters)} adapters for {len(several)} prompts: give one for each, or one "
+                "for all.",
+                parameter="adapter",
+            )
+        results = self._answer([self._encode(prompt) for prompt in several], params, adapters)
+        return results[0] if _is_prompt(prompts) else results
 
     def stream(
-        self, prompt: Prompt | Conversation, params: SamplingParams | None = None
+        self,
+        prompt: Prompt | Conversation,
+        params: SamplingParams | None = None,
+        *,
+        adapter: str = "",
     ) -> Iterator[str]:
         """Yield an answer in pieces of text as they come; leaving the loop ends the answer.
 
         Args:
             prompt: A string or token ids to continue, or messages to answer.
             params: How to choose tokens.
+            adapter: Name of a loaded adapter; empty takes the model itself.
 
         Raises:
             RequestError: as `chat` and `generate` do.
@@ -183,7 +211,7 @@ class LLM:
         else:
             tokens = self._encode_chat(cast("Conversation", prompt))
             params = self._chat_params(params)
-        for event in self._events([self._request(tokens, params)]):
+        for event in self._events([self._request(tokens, params, adapter)]):
             if event.text:
                 yield event.text
 
@@ -254,6 +282,32 @@ class LLM:
         """
         return self._tokenizer().decode([int(token) for token in ids], skip_special=skip_special)
 
+    def load_adapter(self, name: str, folder: str | Path) -> None:
+        """Load an adapter of low rank, to be named by requests; several may run in one batch.
+
+        Args:
+            name: By which requests name it.
+            folder: In PEFT's format, as `yearling train` writes it.
+
+        Raises:
+            ConfigError: the name is taken.
+            ModelError: it cannot be read, is of another model, or must be merged instead.
+            UnsupportedError: the executor serves none.
+        """
+        with self._lock:
+            self._check_open()
+            self._adapters().load(name, Path(folder))
+
+    def unload_adapter(self, name: str) -> None:
+        """Let no further request name an adapter.
+
+        Raises:
+            RequestError: there is none of that name.
+        """
+        with self._lock:
+            self._check_open()
+            self._adapters().unload(name)
+
     def stats(self) -> EngineStats:
         """Counters and gauges of the engine."""
         return self._engine.stats()
@@ -280,9 +334,15 @@ class LLM:
         self.close()
 
     def _answer(
-        self, prompts: Sequence[list[int]], params: SamplingParams | None
+        self,
+        prompts: Sequence[list[int]],
+        params: SamplingParams | None,
+        adapters: Sequence[str],
     ) -> list[GenerationResult]:
-        requests = [self._request(prompt, params) for prompt in prompts]
+        requests = [
+            self._request(prompt, params, adapter)
+            for prompt, adapter in zip(prompts, adapters, strict=True)
+        ]
         events: dict[str, list[OutputEvent]] = {request.request_id: [] for request in requests}
         for event in self._events(requests):
             events[event.request_id].append(event)
@@ -292,10 +352,11 @@ class LLM:
         """End an answer where its chat template's turns end, too."""
         return (params or SamplingParams()).stopping_at(self._model.chat_stop)
 
-    def _request(self, prompt: list[int], params: SamplingParams | None) -> GenerationRequest:
-        return GenerationRequest(
-            f"llm-{next(self._request_ids)}", prompt, params or SamplingParams()
-        )
+    def _request(
+        self, prompt: list[int], params: SamplingParams | None, adapter: str
+    ) -> GenerationRequest:
+        request_id = f"llm-{next(self._request_ids)}"
+        return GenerationRequest(request_id, prompt, params or SamplingParams(), adapter=adapter)
 
     def _events(self, requests: Sequence[GenerationRequest]) -> Iterator[OutputEvent]:
         """Admit requests together and yield their events, stepping the engine when none wait."""
@@ -367,6 +428,11 @@ class LLM:
                 parameter="prompt",
             )
         return self._model.tokenizer
+
+    def _adapters(self) -> Adapters:
+        if not isinstance(self._engine, Engine):
+            raise UnsupportedError("an encoder serves no adapters.", parameter="adapter")
+        return self._engine.adapters
 
     def _check_open(self) -> None:
         if self._is_closed:

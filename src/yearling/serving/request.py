@@ -163,6 +163,7 @@ class GenerationRequest:
         sampling: How to choose tokens; `seed` and `max_tokens` may still be None.
         salt: Keeps one account's cached blocks from serving another's.
         is_prompt_only: Score the prompt and generate nothing (`max_tokens=0` over HTTP).
+        adapter: Name of a loaded adapter; empty takes the model itself.
     """
 
     request_id: str
@@ -170,6 +171,7 @@ class GenerationRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     salt: str = ""
     is_prompt_only: bool = False
+    adapter: str = ""
 
     @property
     def num_prompt_tokens(self) -> int:

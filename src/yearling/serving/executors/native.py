@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from yearling.core.errors import UnsupportedError
 from yearling.core.memory import available_bytes
 from yearling.kernels import _native
 from yearling.kernels.program import BLOCK_TOKENS, GroupTables, NativeProgram, StepArrays
+from yearling.models.adapter import read_adapter
 from yearling.models.checkpoint import Checkpoint
 from yearling.models.program import CompiledModel, WeightKind, compile_program
 from yearling.models.spec import ModelSpec, Pooling
@@ -30,6 +32,7 @@ from yearling.serving.executor import (
 )
 from yearling.serving.executors.cache_sizes import CacheDemand, cache_shapes
 from yearling.serving.executors.choosing import check_tokens
+from yearling.serving.executors.native_adapters import native_updates
 from yearling.serving.executors.native_step import (
     flat_offsets,
     group_tables,
@@ -127,6 +130,8 @@ class NativeExecutor:
             pool=pool,
             kernels=kernels,
         )
+        self._operations = model.operations
+        self._adapter_kind = "float16" if model.is_quantized else "float32"
         self._logits = self._program.buffers["pooled" if self._is_encoder else "logits"]
 
     @classmethod
@@ -204,6 +209,22 @@ class NativeExecutor:
             _output(sequence, samples.get(number), scores.get(number, ()))
             for number, sequence in enumerate(step)
         ]
+
+    def load_adapter(self, number: int, folder: Path) -> str:
+        """Serve an adapter; see `serving.executor.Executor`.
+
+        Its matrices are kept in float16 beside quantised weights, and in float32 otherwise.
+        """
+        if self._is_encoder:
+            raise UnsupportedError("an encoder serves no adapters.")
+        adapter = read_adapter(folder, self._spec)
+        updates = native_updates(adapter, self._operations)
+        self._program.set_adapter(number, updates, self._adapter_kind)
+        return weights_version(folder / "adapter_model.safetensors", self._adapter_kind)
+
+    def unload_adapter(self, number: int) -> None:
+        """Free an adapter; see `serving.executor.Executor`."""
+        self._program.set_adapter(number, ())
 
     def logits(self, tokens: Sequence[int], num_prompt: int | None = None) -> NDArray[np.float32]:
         """Logits after each token of one sequence alone: (T, V).

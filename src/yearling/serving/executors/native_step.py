@@ -72,6 +72,7 @@ def lay_out(step: Sequence[SequenceInput], *, kinds: Sequence[str], prompt_tail:
         logit_rows=to_ints(logit_rows),
         prefixes=to_ints(max(0, sequence.num_prompt - prompt_tail) for sequence in step),
         slots=slots,
+        adapters=_adapters(step),
     )
     return StepLayout(arrays, samples, scores)
 
@@ -130,3 +131,9 @@ def _places(
         else:
             tables.append(group_tables(groups))
     return tuple(tables), slots
+
+
+def _adapters(step: Sequence[SequenceInput]) -> Ints | None:
+    if all(sequence.adapter is None for sequence in step):
+        return None
+    return to_ints(-1 if sequence.adapter is None else sequence.adapter for sequence in step)
