@@ -11,6 +11,7 @@ constexpr std::size_t kChunkBytes = 24 * 1024;
 constexpr std::size_t kFloatTiles = 8;
 constexpr std::size_t kQuantizedTiles = 2;  // as many as the widest kernels take at a time
 constexpr std::size_t kChunkRows = 96;
+constexpr std::size_t kUpdateTiles = 64, kUpdateRows = 8;
 constexpr std::size_t kUpdateWork = 16;  // floats of an adapter that a row meets per input, about
 
 std::size_t tiles_per_chunk(const Linear& weights) {
@@ -51,13 +52,12 @@ struct LinearOp final : Op {
     const LinearOutput to{out.row(0) + column, out.columns, bias.empty() ? nullptr : bias.data(),
                           accumulates};
     const LinearWork work(*weights, in.row(0), in.columns, quantized, {0, rows}, to);
-    context.pool.parallel_for(work.chunks(), [&](std::size_t chunk) {
-      work.run(context, chunk);
-      if (has_updates) add_updates(context, work.tiles(chunk), work.rows(chunk), to);
-    });
+    context.pool.parallel_for(work.chunks(),
+                              [&](std::size_t chunk) { work.run(context, chunk); });
+    if (has_updates) add_updates(context, rows, to);
   }
 
-  // ---- adapters: the first product with the inputs, the second with each chunk of outputs ----
+  // ---- adapters ----
 
   const LowRank* update_of(const Context& context, const Sequence& sequence) const {
     if (sequence.adapter < 0) return nullptr;
@@ -82,25 +82,48 @@ struct LinearOp final : Op {
                                       row * context.scratch.low_rank_width);
   }
 
-  void add_updates(const Context& context, RowRange tiles, RowRange rows,
-                   const LinearOutput& out) const {
-    const float* between = context.scratch.low_rank->floats();
+  // Calls body(update, first row, last row) for runs of rows that share an update.
+  template <typename Body>
+  void for_updates(const Context& context, RowRange rows, Body&& body) const {
     for (std::size_t row = rows.begin; row < rows.end;) {
       const LowRank* update = update_of(context, context.sequence_of(row));
       const std::size_t begin = row++;
       while (row < rows.end && update_of(context, context.sequence_of(row)) == update) ++row;
-      if (!update) continue;
-      for (const LowRankPart& part : update->parts) {
-        const std::size_t first = part.column / kTile;
-        const RowRange own{std::max(tiles.begin, first),
-                           std::min(tiles.end, first + part.second->tiles())};
-        if (own.begin >= own.end) continue;
-        const LinearOutput to{out.values + part.column, out.stride, nullptr, true};
-        context.kernels.linear_float(*part.second, {own.begin - first, own.end - first},
-                                     between + part.first_row, context.scratch.low_rank_width,
-                                     {begin, row}, to);
-      }
+      if (update) body(*update, RowRange{begin, row});
     }
+  }
+
+  // The tiles of a part's second matrix that lie among those of a chunk.
+  static RowRange tiles_within(const LowRankPart& part, RowRange tiles) {
+    const std::size_t first = part.column / kTile;
+    const std::size_t begin = std::max(tiles.begin, first);
+    const std::size_t end = std::max(begin, std::min(tiles.end, first + part.second->tiles()));
+    return {begin - first, end - first};
+  }
+
+  void add_updates(const Context& context, std::size_t rows, const LinearOutput& out) const {
+    const std::size_t tile_chunks = (weights->tiles() + kUpdateTiles - 1) / kUpdateTiles;
+    const std::size_t row_chunks = (rows + kUpdateRows - 1) / kUpdateRows;
+    context.pool.parallel_for(row_chunks * tile_chunks, [&](std::size_t chunk) {
+      const std::size_t row = chunk / tile_chunks * kUpdateRows;
+      const std::size_t tile = chunk % tile_chunks * kUpdateTiles;
+      add_updates(context, {tile, tile + kUpdateTiles}, {row, std::min(rows, row + kUpdateRows)},
+                  out);
+    });
+  }
+
+  void add_updates(const Context& context, RowRange tiles, RowRange rows,
+                   const LinearOutput& out) const {
+    const float* between = context.scratch.low_rank->floats();
+    for_updates(context, rows, [&](const LowRank& update, RowRange run) {
+      for (const LowRankPart& part : update.parts) {
+        const RowRange own = tiles_within(part, tiles);
+        if (own.begin == own.end) continue;
+        const LinearOutput to{out.values + part.column, out.stride, nullptr, true};
+        context.kernels.linear_float(*part.second, own, between + part.first_row,
+                                     context.scratch.low_rank_width, run, to);
+      }
+    });
   }
 };
 
@@ -118,23 +141,17 @@ LinearWork::LinearWork(const Linear& weights, const float* in, std::size_t in_st
       tile_chunks_((weights.tiles() + chunk_tiles_ - 1) / chunk_tiles_),
       row_chunks_((rows.end - rows.begin + kChunkRows - 1) / kChunkRows) {}
 
-RowRange LinearWork::tiles(std::size_t chunk) const {
-  const std::size_t tile = chunk / row_chunks_ * chunk_tiles_;
-  return {tile, std::min(weights_.tiles(), tile + chunk_tiles_)};
-}
-
-RowRange LinearWork::rows(std::size_t chunk) const {
-  const std::size_t row = rows_.begin + chunk % row_chunks_ * kChunkRows;
-  return {row, std::min(rows_.end, row + kChunkRows)};
-}
-
 void LinearWork::run(const Context& context, std::size_t chunk) const {
+  const std::size_t tile = chunk / row_chunks_ * chunk_tiles_;
+  const std::size_t row = rows_.begin + chunk % row_chunks_ * kChunkRows;
+  const RowRange tiles{tile, std::min(weights_.tiles(), tile + chunk_tiles_)};
+  const RowRange rows{row, std::min(rows_.end, row + kChunkRows)};
   if (weights_.is_quantized()) {
     const auto threads = static_cast<std::size_t>(context.pool.threads());
     const std::size_t next = (chunk + threads) / row_chunks_ * chunk_tiles_;
-    context.kernels.linear_quantized(weights_, tiles(chunk), quantized_, rows(chunk), out_, next);
+    context.kernels.linear_quantized(weights_, tiles, quantized_, rows, out_, next);
   } else {
-    context.kernels.linear_float(weights_, tiles(chunk), in_, in_stride_, rows(chunk), out_);
+    context.kernels.linear_float(weights_, tiles, in_, in_stride_, rows, out_);
   }
 }
 
