@@ -44,6 +44,19 @@ def serve(
     chat_template: Annotated[
         str | None, typer.Option(help="Name of a chat template, or a .jinja file. [the model's]")
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER", help="Adapter to serve beside the first model; may repeat."
+        ),
+    ] = None,
+    allow_lora_changes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-lora-changes",
+            help="Let clients load adapters from this machine's folders, and unload them.",
+        ),
+    ] = False,
     lenient: Annotated[
         bool,
         typer.Option(
@@ -70,6 +83,8 @@ def serve(
         "server.port": port,
         "server.api_keys": api_key or ([key] if key else None),
         "server.allowed_hosts": allowed_host,
+        "loras": [_adapter(text) for text in lora or ()],
+        "server.allows_lora_changes": allow_lora_changes,
         "server.is_lenient": lenient,
         "engine.threads": threads,
         "engine.context": max_model_len,
@@ -82,6 +97,15 @@ def serve(
         return
     if not _run(settings):
         raise typer.Exit(1)
+
+
+def _adapter(text: str) -> dict[str, str]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise typer.BadParameter(
+            f"{text!r}: give a name and a folder, as in --lora support=runs/support/adapter."
+        )
+    return {"name": name, "folder": folder}
 
 
 def _settings(path: Path | None, overrides: list[str], given: dict[str, Any]) -> "ServeSettings":

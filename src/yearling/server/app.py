@@ -18,6 +18,7 @@ from yearling.server.openapi import Route, describe
 from yearling.server.routes.chat import create_chat_completion
 from yearling.server.routes.completions import create_completion
 from yearling.server.routes.embeddings import create_embeddings
+from yearling.server.routes.loras import load_lora_adapter, unload_lora_adapter
 from yearling.server.routes.messages import create_message
 from yearling.server.routes.ollama import (
     ollama_chat,
@@ -46,6 +47,7 @@ from yearling.wire.ollama.request import GenerateBody
 from yearling.wire.openai.chat import ChatBody
 from yearling.wire.openai.completions import CompletionBody
 from yearling.wire.openai.embeddings import EmbeddingBody
+from yearling.wire.openai.loras import LoadLoraBody, UnloadLoraBody
 from yearling.wire.openai.responses import ResponseBody
 from yearling.wire.openai.tokenization import DetokenizeBody, TokenizeBody
 
@@ -67,6 +69,8 @@ _ROUTES: Sequence[Route] = (
     ("/v1/responses/{response_id}", delete_response, ["DELETE"], None),
     ("/v1/messages", create_message, ["POST"], MessagesBody),
     ("/v1/embeddings", create_embeddings, ["POST"], EmbeddingBody),
+    ("/v1/load_lora_adapter", load_lora_adapter, ["POST"], LoadLoraBody),
+    ("/v1/unload_lora_adapter", unload_lora_adapter, ["POST"], UnloadLoraBody),
     ("/api/chat", ollama_chat, ["POST"], OllamaChatBody),
     ("/api/generate", ollama_generate, ["POST"], GenerateBody),
     ("/api/tags", ollama_tags, _READING, None),

@@ -10,7 +10,7 @@ from yearling.core.errors import ConfigError
 from yearling.server.limits import Limits
 from yearling.serving.model import ModelOptions
 
-__all__ = ["ServeSettings", "ServerConfig", "is_loopback"]
+__all__ = ["LoraSettings", "ServeSettings", "ServerConfig", "is_loopback"]
 
 
 class ServerConfig(Config):
@@ -27,6 +27,10 @@ class ServerConfig(Config):
     )
     allowed_hosts: tuple[str, ...] = Field(
         default=(), description="Names, beside the address, that clients may call the server by."
+    )
+    allows_lora_changes: bool = Field(
+        default=False,
+        description="Let clients load adapters from this machine's folders, and unload them.",
     )
     is_lenient: bool = Field(
         default=False,
@@ -46,6 +50,16 @@ class ServerConfig(Config):
         return self
 
 
+class LoraSettings(Config):
+    """An adapter to serve from the start."""
+
+    name: str = Field(min_length=1, max_length=256, description="As clients call it.")
+    folder: Path = Field(description="In PEFT's format, as yearling train writes it.")
+    base: str | None = Field(
+        default=None, description="Name of the served model it is for; None takes the first."
+    )
+
+
 class ServeSettings(Config):
     """Everything `yearling serve` can be told.
 
@@ -59,6 +73,9 @@ class ServeSettings(Config):
     served_names: tuple[str, ...] = Field(
         default=(), description="Names clients use, one per model; none takes the models' own."
     )
+    loras: tuple[LoraSettings, ...] = Field(
+        default=(), description="Adapters of low rank, each served as a model of its own name."
+    )
     server: ServerConfig = Field(default_factory=ServerConfig, description="Address and keys.")
     engine: ModelOptions = Field(
         default_factory=ModelOptions, description="How every model is run."
@@ -71,9 +88,20 @@ class ServeSettings(Config):
                 f"{len(self.models)} models, but {len(self.served_names)} served names: "
                 "give one per model, or none."
             )
-        if len(set(self.names)) != len(self.names):
-            raise ConfigError(f"two models would be called the same: {', '.join(self.names)}.")
+        names = [*self.names, *(lora.name for lora in self.loras)]
+        if len(set(names)) != len(names):
+            raise ConfigError(f"two models would be called the same: {', '.join(names)}.")
+        for lora in self.loras:
+            if lora.base is not None and lora.base not in self.names:
+                raise ConfigError(
+                    f"adapter {lora.name}: no model served here is called {lora.base}; there is "
+                    f"{', '.join(self.names)}."
+                )
         return self
+
+    def loras_of(self, name: str) -> tuple[LoraSettings, ...]:
+        """The adapters of a served model."""
+        return tuple(lora for lora in self.loras if (lora.base or self.names[0]) == name)
 
     @property
     def names(self) -> tuple[str, ...]:

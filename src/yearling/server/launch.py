@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from yearling import __version__
 from yearling.core.errors import ModelError
 from yearling.models.store import resolve
-from yearling.server.config import ServerConfig, ServeSettings
+from yearling.server.config import LoraSettings, ServerConfig, ServeSettings
 from yearling.serving.model import load_model
 from yearling.serving.worker import ModelWorker
 
@@ -45,13 +45,23 @@ async def serve(
         ModelWorker(name, {"path": str(resolve(name)), "options": options})
         for name in settings.models
     ]
-    starting = [asyncio.create_task(worker.start()) for worker in workers]
+    starting = [
+        asyncio.create_task(_start(worker, settings.loras_of(name)))
+        for worker, name in zip(workers, settings.names, strict=True)
+    ]
     # Lets the children start before the imports below keep this thread busy.
     await asyncio.sleep(0.02)
     try:
+        from yearling.server.adapters import adapter_of
+
         models = [
             _served_model(model, name, settings, worker)
             for model, name, worker in zip(settings.models, settings.names, workers, strict=True)
+        ]
+        models += [
+            await adapter_of(base, lora.name, lora.folder)
+            for base in list(models)
+            for lora in settings.loras_of(base.name)
         ]
     except BaseException:
         await _stop(workers, starting)
@@ -91,7 +101,13 @@ async def serve_models(
         for task in (serving, getting_ready):
             task.cancel()
         await asyncio.gather(serving, getting_ready, return_exceptions=True)
-        await _stop([model.engine for model in models], starting)
+        await _stop([model.engine for model in models if model.base is None], starting)
+
+
+async def _start(worker: ModelWorker, loras: "Sequence[LoraSettings]") -> None:
+    await worker.start()
+    for lora in loras:
+        await worker.load_adapter(lora.name, lora.folder)
 
 
 async def _when_ready(

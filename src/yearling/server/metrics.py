@@ -122,6 +122,8 @@ class _EngineGauges(Collector):
         for name, meaning in counters.items():
             families[name] = CounterMetricFamily(f"yearling_{name}", meaning, labels=["model"])
         for model in self._models:
+            if model.base is not None:  # an adapter's engine is its base's
+                continue
             stats = model.engine.stats()
             values = {
                 "running_requests": stats.num_running,

@@ -3,12 +3,13 @@
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from yearling.core.errors import (
     ContextLengthError,
     ModelNotFoundError,
+    RequestError,
     TemplateError,
     UnsupportedError,
 )
@@ -20,6 +21,7 @@ from yearling.server.errors import HttpError
 from yearling.server.generation import Admission
 from yearling.server.limits import Limits
 from yearling.serving.async_engine import AsyncEngine
+from yearling.serving.request import EngineRequest, GenerationRequest
 from yearling.wire.openai.errors import ErrorReply
 
 __all__ = ["ServedModel", "ServedModels"]
@@ -37,6 +39,7 @@ class ServedModel:
         fingerprint: Changes when the answers to equal seeds may.
         chat_stop: Texts that end an answer in a chat, beside the model's own end.
         embedding_width: Numbers of a text's vector in an encoder; None in a model that generates.
+        base: Name of the model that this is an adapter of; None when it is a model itself.
         created: Seconds since 1970.
     """
 
@@ -50,7 +53,17 @@ class ServedModel:
     fingerprint: str
     chat_stop: tuple[str, ...] = ()
     embedding_width: int | None = None
+    base: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def requests(self, requests: Sequence[EngineRequest]) -> list[EngineRequest]:
+        """The same requests, of this model: an adapter's name it."""
+        if self.base is None:
+            return list(requests)
+        return [
+            replace(request, adapter=self.name) if isinstance(request, GenerationRequest) else request
+            for request in requests
+        ]
 
     def encode_chat(
         self,
@@ -186,7 +199,32 @@ class ServedModels:
     """The models of a server by name."""
 
     def __init__(self, models: Sequence[ServedModel]) -> None:
-        self._models: Mapping[str, ServedModel] = {model.name: model for model in models}
+        self._models = {model.name: model for model in models}
+
+    def add(self, model: ServedModel) -> None:
+        """Serve another model.
+
+        Raises:
+            RequestError: one of that name is served already.
+        """
+        self.check_new(model.name)
+        self._models[model.name] = model
+
+    def check_new(self, name: str) -> None:
+        """Refuse a name that is taken.
+
+        Raises:
+            RequestError: it is.
+        """
+        if name in self._models:
+            raise RequestError(
+                f"a model named {name!r:.80} is served here already: give another name.",
+                parameter="lora_name",
+            )
+
+    def remove(self, name: str) -> None:
+        """Serve a model no longer."""
+        del self._models[name]
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())

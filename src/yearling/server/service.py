@@ -33,7 +33,9 @@ class Service:
         self.responses = ResponseStore(config.limits)
         self.is_draining = False
         self.num_open_requests = 0
-        self._observers = {model.name: self.metrics.observer(model.name) for model in models}
+        self._observers = {
+            model.name: self.metrics.observer(model.name) for model in models if not model.base
+        }
         self._running: set[Generation] = set()
 
     def draining_reply(self) -> ErrorReply:
@@ -55,8 +57,9 @@ class Service:
         Raises:
             CapacityError: the queue is full.
         """
+        observer = self._observers[model.base or model.name]
         generation = Generation(
-            model.engine, requests, model.admission, self._observers[model.name], self.limits
+            model.engine, model.requests(requests), model.admission, observer, self.limits
         )
         async with generation:
             self._running.add(generation)

@@ -4,12 +4,23 @@ import asyncio
 import queue
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
+from pathlib import Path
 from typing import Literal, Protocol
 
 from yearling.core.errors import EngineError
+from yearling.serving.adapter_changes import AdapterChanges
 from yearling.serving.engine import EngineStats
 from yearling.serving.engine_loop import SteppedEngine, run_engine
-from yearling.serving.messages import Command, Refused, Report, StepReport, Stop
+from yearling.serving.messages import (
+    AdapterChanged,
+    Command,
+    LoadAdapter,
+    Refused,
+    Report,
+    StepReport,
+    Stop,
+    UnloadAdapter,
+)
 from yearling.serving.request import EngineRequest, OutputEvent
 from yearling.serving.streams import StreamTable
 
@@ -56,6 +67,24 @@ class AsyncEngine(Protocol):
         """
         ...
 
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Let requests name an adapter.
+
+        Raises:
+            YearlingError: it cannot be loaded; the error has its own type.
+            EngineError: the engine is not ready.
+        """
+        ...
+
+    async def unload_adapter(self, name: str) -> None:
+        """Let no further request name an adapter; those that run with it go on.
+
+        Raises:
+            RequestError: there is none of that name.
+            EngineError: the engine is not ready.
+        """
+        ...
+
     async def start(self) -> None:
         """Become ready.
 
@@ -81,6 +110,7 @@ class LocalEngine:
         self._engine = engine
         self._stats = engine.stats()
         self._streams = StreamTable()
+        self._changes = AdapterChanges()
         self._channel = _ThreadChannel(self._take)
         self._thread: threading.Thread | None = None
 
@@ -109,6 +139,14 @@ class LocalEngine:
         finally:
             await events.aclose()
 
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Let requests name an adapter."""
+        await self._changes.ask(LoadAdapter(name, str(folder)), self._channel.command)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Let no further request name an adapter."""
+        await self._changes.ask(UnloadAdapter(name), self._channel.command)
+
     async def start(self) -> None:
         """Start the thread."""
         self._channel.loop = asyncio.get_running_loop()
@@ -136,6 +174,8 @@ class LocalEngine:
     def _take(self, report: Report) -> None:
         if isinstance(report, Refused):
             self._streams.refuse(report.request_id, report.error.to_error())
+        elif isinstance(report, AdapterChanged):
+            self._changes.take(report)
         elif isinstance(report, StepReport):
             self._stats = report.stats
             self._streams.deliver(report.events)

@@ -7,10 +7,11 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
-from yearling.core.errors import EngineError, RequestError
+from yearling.core.errors import EngineError, RequestError, UnsupportedError
 from yearling.serving.admission import AdmissionLimits
 from yearling.serving.engine import EngineStats
 from yearling.serving.request import (
@@ -118,6 +119,18 @@ class EncoderEngine:
         """End every request."""
         for request_id in list(self._open):
             self.cancel(request_id)
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Refuse.
+
+        Raises:
+            UnsupportedError: an encoder serves no adapters.
+        """
+        raise UnsupportedError("an encoder serves no adapters.", parameter="adapter")
+
+    def unload_adapter(self, name: str) -> None:
+        """Refuse, as `load_adapter` does."""
+        self.load_adapter(name, Path())
 
     def step(self) -> list[OutputEvent]:
         """Compute the next texts, as many as fit, and return the news.

@@ -4,6 +4,7 @@ import logging
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Protocol
 
@@ -99,7 +100,6 @@ class Engine:
     Attributes:
         limits: What `add` checks.
         error: Why the engine is broken, or None while it works.
-        adapters: Those that requests may name.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Engine:
             can_generate=bool(executor.cache_shapes),
         )
         self.error: str | None = None
-        self.adapters = Adapters(executor)
+        self._adapters = Adapters(executor)
         self._executor = executor
         self._tokenizer = tokenizer
         self._pieces = None if tokenizer is None else Pieces(tokenizer)
@@ -185,7 +185,7 @@ class Engine:
         if generation.has_nothing_to_score:
             self._news.append(generation.end_of_scoring())
             if request.is_prompt_only:
-                self.adapters.give_back(generation.adapter)
+                self._adapters.give_back(generation.adapter)
                 return
         self._generations[request.request_id] = generation
         self._scheduler.add(generation.sequence)
@@ -201,6 +201,24 @@ class Engine:
         """End every request."""
         for request_id in list(self._generations):
             self.cancel(request_id)
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Let requests name an adapter of low rank; several may run in one batch.
+
+        Raises:
+            ConfigError: the name is empty, or another adapter's.
+            ModelError: it cannot be read, or is of another model.
+            UnsupportedError: the executor serves none.
+        """
+        self._adapters.load(name, folder)
+
+    def unload_adapter(self, name: str) -> None:
+        """Let no further request name an adapter; those that run with it go on.
+
+        Raises:
+            RequestError: there is none of that name.
+        """
+        self._adapters.unload(name)
 
     def step(self) -> list[OutputEvent]:
         """Bring requests forward by one step of the executor and return the news.
@@ -276,7 +294,7 @@ class Engine:
 
     def _forget(self, generation: Generation) -> None:
         self._scheduler.remove(generation.sequence)
-        self.adapters.give_back(generation.adapter)
+        self._adapters.give_back(generation.adapter)
         del self._generations[generation.sequence.request_id]
 
     def _new_generation(self, request: GenerationRequest) -> Generation:
@@ -284,7 +302,7 @@ class Engine:
         ends = frozenset() if sampling.ignore_eos else self._eos_token_ids
         stop_ids = ends.union(sampling.stop_token_ids, self._stop_tokens(sampling))
         guided = None if sampling.guide is None else self._begin_guided(sampling.guide)
-        adapter = self.adapters.take(request.adapter)
+        adapter = self._adapters.take(request.adapter)
         return Generation(
             sequence=self._new_sequence(request, "" if adapter is None else adapter.version),
             sampling=sampling,

@@ -1,21 +1,25 @@
 """The loop around an engine: commands in, a step, a report out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from yearling.core.errors import YearlingError
 from yearling.serving.admission import AdmissionLimits
 from yearling.serving.engine import EngineStats
 from yearling.serving.messages import (
+    AdapterChanged,
     Add,
     Cancel,
     Command,
     Embed,
     ErrorReport,
+    LoadAdapter,
     Refused,
     Report,
     StepReport,
     Stop,
+    UnloadAdapter,
 )
 from yearling.serving.request import EngineRequest, OutputEvent
 
@@ -54,6 +58,22 @@ class SteppedEngine(Protocol):
 
     def cancel_all(self) -> None:
         """End every request."""
+        ...
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Let requests name an adapter.
+
+        Raises:
+            YearlingError: it cannot be loaded.
+        """
+        ...
+
+    def unload_adapter(self, name: str) -> None:
+        """Let no further request name an adapter.
+
+        Raises:
+            YearlingError: there is none of that name.
+        """
         ...
 
     def step(self) -> list[OutputEvent]:
@@ -110,3 +130,15 @@ def _obey(engine: SteppedEngine, command: Command, channel: Channel) -> None:
                 channel.send(Refused(request.request_id, ErrorReport.of(error)))
         case Cancel(request_id):
             engine.cancel(request_id)
+        case LoadAdapter(name, folder):
+            channel.send(_outcome(lambda: engine.load_adapter(name, Path(folder))))
+        case UnloadAdapter(name):
+            channel.send(_outcome(lambda: engine.unload_adapter(name)))
+
+
+def _outcome(change: Callable[[], None]) -> AdapterChanged:
+    try:
+        change()
+    except YearlingError as error:
+        return AdapterChanged(ErrorReport.of(error))
+    return AdapterChanged()

@@ -14,9 +14,8 @@ from pydantic import ValidationError
 
 from yearling.core.errors import ConfigError, EngineError, RequestError, UnsupportedError
 from yearling.core.messages import Message, parse_messages
-from yearling.serving.adapters import Adapters
 from yearling.serving.admission import AdmissionLimits
-from yearling.serving.engine import Engine, EngineStats
+from yearling.serving.engine import EngineStats
 from yearling.serving.model import ModelOptions, load_executor, load_model, new_engine
 from yearling.serving.request import (
     EmbeddingRequest,
@@ -296,7 +295,7 @@ class LLM:
         """
         with self._lock:
             self._check_open()
-            self._adapters().load(name, Path(folder))
+            self._engine.load_adapter(name, Path(folder))
 
     def unload_adapter(self, name: str) -> None:
         """Let no further request name an adapter.
@@ -306,7 +305,7 @@ class LLM:
         """
         with self._lock:
             self._check_open()
-            self._adapters().unload(name)
+            self._engine.unload_adapter(name)
 
     def stats(self) -> EngineStats:
         """Counters and gauges of the engine."""
@@ -428,11 +427,6 @@ class LLM:
                 parameter="prompt",
             )
         return self._model.tokenizer
-
-    def _adapters(self) -> Adapters:
-        if not isinstance(self._engine, Engine):
-            raise UnsupportedError("an encoder serves no adapters.", parameter="adapter")
-        return self._engine.adapters
 
     def _check_open(self) -> None:
         if self._is_closed:

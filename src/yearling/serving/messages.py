@@ -22,12 +22,14 @@ from yearling.serving.request import (
 )
 
 __all__ = [
+    "AdapterChanged",
     "Add",
     "Cancel",
     "Command",
     "Embed",
     "ErrorReport",
     "FrameReader",
+    "LoadAdapter",
     "Ready",
     "Refused",
     "Report",
@@ -35,6 +37,7 @@ __all__ = [
     "StartFailed",
     "StepReport",
     "Stop",
+    "UnloadAdapter",
     "admission_command",
     "decode_command",
     "decode_report",
@@ -99,6 +102,19 @@ class Cancel(msgspec.Struct, tag=True):
     request_id: str
 
 
+class LoadAdapter(msgspec.Struct, tag=True):
+    """Load an adapter; `AdapterChanged` follows."""
+
+    name: str
+    folder: str
+
+
+class UnloadAdapter(msgspec.Struct, tag=True):
+    """Let no further request name an adapter; `AdapterChanged` follows."""
+
+    name: str
+
+
 class Stop(msgspec.Struct, tag=True):
     """Cancel all requests, tell so, and end."""
 
@@ -123,6 +139,12 @@ class Refused(msgspec.Struct, tag=True):
     error: ErrorReport
 
 
+class AdapterChanged(msgspec.Struct, tag=True):
+    """An adapter was loaded or unloaded, or could not be; in the order of the commands."""
+
+    error: ErrorReport | None = None
+
+
 class StepReport(msgspec.Struct, tag=True):
     """All news of a step, and the engine's counters after it."""
 
@@ -130,8 +152,8 @@ class StepReport(msgspec.Struct, tag=True):
     stats: EngineStats
 
 
-Command = Start | Add | Embed | Cancel | Stop
-Report = Ready | StartFailed | Refused | StepReport
+Command = Start | Add | Embed | Cancel | LoadAdapter | UnloadAdapter | Stop
+Report = Ready | StartFailed | Refused | AdapterChanged | StepReport
 
 
 def admission_command(request: EngineRequest) -> Command:

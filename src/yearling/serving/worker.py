@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,12 +24,15 @@ from pydantic import Field
 from yearling.core.config import Config
 from yearling.core.environment import child_environment
 from yearling.core.errors import EngineError, WorkerLostError, YearlingError
+from yearling.serving.adapter_changes import AdapterChanges
 from yearling.serving.admission import AdmissionLimits
 from yearling.serving.async_engine import EngineState
 from yearling.serving.engine import EngineStats
 from yearling.serving.messages import (
+    AdapterChanged,
     Command,
     FrameReader,
+    LoadAdapter,
     Ready,
     Refused,
     Report,
@@ -36,6 +40,7 @@ from yearling.serving.messages import (
     StartFailed,
     StepReport,
     Stop,
+    UnloadAdapter,
     decode_report,
     encode_frame,
 )
@@ -96,6 +101,8 @@ class ModelWorker:
         self._policy = policy or RestartPolicy()
         self._crashes: deque[float] = deque()
         self._streams = StreamTable()
+        self._changes = AdapterChanges()
+        self._adapters: dict[str, str] = {}
         self._stats = EngineStats()
         self._limits: AdmissionLimits | None = None
         self._child: _Child | None = None
@@ -117,15 +124,26 @@ class ModelWorker:
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[OutputEvent, None]:
         """Admit a request and yield its events; closing the iterator cancels it."""
-        if self.state != "ready" or self._limits is None:
-            reason = f": {self.error}" if self.error else ""
-            raise EngineError(f"the model {self.name!r} is {self.state}{reason}")
+        self._check_ready()
+        assert self._limits is not None, "a ready child has told its limits"
         events = self._streams.generate(request, self._limits, self._send)
         try:
             async for event in events:
                 yield event
         finally:
             await events.aclose()
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Let requests name an adapter; a child that is started again loads it, too."""
+        self._check_ready()
+        await self._changes.ask(LoadAdapter(name, str(folder)), self._send)
+        self._adapters[name] = str(folder)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Let no further request name an adapter."""
+        self._check_ready()
+        await self._changes.ask(UnloadAdapter(name), self._send)
+        self._adapters.pop(name, None)
 
     async def start(self) -> None:
         """Start the child and wait until the model is loaded.
@@ -158,8 +176,14 @@ class ModelWorker:
             await self._supervisor
         await self._end_child()
         self._streams.fail_all(f"the model {self.name!r} was stopped")
+        self._changes.fail_all(f"the model {self.name!r} was stopped")
         self._supervisor = None
         self.state = "stopped"
+
+    def _check_ready(self) -> None:
+        if self.state != "ready":
+            reason = f": {self.error}" if self.error else ""
+            raise EngineError(f"the model {self.name!r} is {self.state}{reason}")
 
     async def _launch(self) -> "_Child":
         child = self._child = await _Child.spawn()
@@ -176,6 +200,8 @@ class ModelWorker:
             how = await self._end_child()
             raise WorkerLostError(f"the worker of {self.name!r} {how} while loading the model.")
         self._limits, self._stats = report.limits, report.stats
+        for name, folder in self._adapters.items():  # of the child before; it is asked for nobody
+            self._changes.ask_alone(LoadAdapter(name, folder), child.send)
         self.state, self.error = "ready", None
         return child
 
@@ -188,6 +214,7 @@ class ModelWorker:
             self.state = "restarting"
             lost = f"the worker process of {self.name!r} ended while serving; it is started again."
             self._streams.fail_all(lost)
+            self._changes.fail_all(lost)
             how = await self._end_child()
             _log.error("the worker of %r %s", self.name, how)
             self._stats = EngineStats()
@@ -234,6 +261,8 @@ class ModelWorker:
             self._streams.deliver(report.events)
         elif isinstance(report, Refused):
             self._streams.refuse(report.request_id, report.error.to_error())
+        elif isinstance(report, AdapterChanged):
+            self._changes.take(report)
 
     def _send(self, command: Command) -> None:
         if self._child is not None:

@@ -9,17 +9,17 @@ from yearling.server.models import ServedModel
 from yearling.server.routes.answering import json_response, service_of
 from yearling.wire.openai.models import model_list, model_object
 
-__all__ = ["health", "list_models", "metrics", "openapi", "retrieve_model"]
+__all__ = ["describe_model", "health", "list_models", "metrics", "openapi", "retrieve_model"]
 
 
 async def list_models(request: Request) -> Response:
     """List the models served."""
-    return json_response(model_list(_describe(model) for model in service_of(request).models))
+    return json_response(model_list(describe_model(model) for model in service_of(request).models))
 
 
 async def retrieve_model(request: Request, name: str) -> Response:
     """Describe one model."""
-    return json_response(_describe(service_of(request).models.get(name)))
+    return json_response(describe_model(service_of(request).models.get(name)))
 
 
 async def health(request: Request) -> Response:
@@ -43,5 +43,8 @@ async def openapi(request: Request) -> Response:
     return json_response(request.app.state.openapi)
 
 
-def _describe(model: ServedModel) -> dict[str, object]:
-    return model_object(model.name, created=model.created, context_tokens=model.context)
+def describe_model(model: ServedModel) -> dict[str, object]:
+    """A model as the list shows it."""
+    return model_object(
+        model.name, created=model.created, context_tokens=model.context, parent=model.base
+    )
