@@ -20,6 +20,7 @@ from yearling.models.folder_files import put_template
 from yearling.models.torch_decoder import load_torch_decoder
 from yearling.serving.llm import LLM
 from yearling.serving.model import load_model
+from yearling.serving.request import SamplingParams
 from yearling.training.adapters import adapters
 from yearling.training.context import (
     CONTEXT_FILE,
@@ -103,6 +104,22 @@ def test_merged_model_is_served_and_answers_differently(base: Path, tmp_path: Pa
     assert (tmp_path / "merged/chat_template.jinja").is_file()
     stored = json.loads((tmp_path / "merged/tokenizer_config.json").read_text())
     assert stored["chat_template"] == template.source
+
+
+def test_adapter_is_served_without_merging_as_it_is_merged(base: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(base, tmp_path / "strong", alpha=200.0)
+    merge(adapter, base, tmp_path / "merged")
+    ids, sampling = [3, 1, 0, 1, 2, 2, 3, 0], SamplingParams(max_tokens=1, prompt_logprobs=0)
+
+    def scores(llm: LLM, name: str = "") -> list[float]:
+        score = llm.generate(ids, sampling, adapter=name).prompt_score
+        assert score is not None
+        return [token.logprob for token in score.tokens if token is not None]
+
+    with LLM(base, weights="float32") as beside, LLM(tmp_path / "merged") as merged:
+        beside.load_adapter("strong", adapter)
+        np.testing.assert_allclose(scores(beside, "strong"), scores(merged), atol=2e-4)
+        assert np.abs(np.subtract(scores(beside), scores(merged))).max() > 0.05
 
 
 def test_embeddings_and_norms_of_the_adapter_are_merged(base: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from fastapi import Request
 from starlette.responses import Response
 
-from yearling.core.errors import ModelError, RequestError
+from yearling.core.errors import ConfigError, ModelError, RequestError
 from yearling.server.adapters import adapter_of
 from yearling.server.body import read_json
 from yearling.server.errors import HttpError
@@ -28,11 +28,12 @@ async def load_lora_adapter(request: Request) -> Response:
     if wanted.base_model_name is not None:
         base = service.models.get(wanted.base_model_name).name
     folder = Path(wanted.lora_path)
+    service.models.get(base).check_ready()
     model = await adapter_of(service.models.get(base), wanted.lora_name, folder)
     service.models.check_new(model.name)
     try:
         await model.engine.load_adapter(model.name, folder)
-    except ModelError as error:
+    except (ConfigError, ModelError) as error:
         raise RequestError(str(error), parameter="lora_path") from error
     service.models.add(model)
     return json_response(describe_model(model))
@@ -48,6 +49,7 @@ async def unload_lora_adapter(request: Request) -> Response:
             f"{model.name} is a model, not an adapter: it is served until the server ends.",
             parameter="lora_name",
         )
+    model.check_ready()
     service.models.remove(model.name)
     await model.engine.unload_adapter(model.name)
     return json_response(describe_model(model))
