@@ -16,6 +16,7 @@ import numpy as np
 from yearling.serving.executor import (
     CacheShape,
     GroupBlocks,
+    SampleInput,
     SampleOutput,
     SequenceInput,
     SequenceOutput,
@@ -57,6 +58,7 @@ class FakeExecutor:
         self.cache_shapes = (CacheShape("full", num_blocks),) if shapes is None else tuple(shapes)
         self.needs_whole_prompt = needs_whole_prompt
         self.can_share_prefixes = can_share_prefixes
+        self.takes_guesses = all(shape.kind == "full" for shape in self.cache_shapes)
         self.max_step_tokens = max_step_tokens
         self.max_logit_rows = max_logit_rows
         self.weights_version = weights_version
@@ -109,7 +111,10 @@ class FakeExecutor:
 
     def _check(self, step: Sequence[SequenceInput]) -> None:
         num_tokens = sum(len(part.tokens) for part in step)
-        num_rows = sum(len(part.score_targets) + (part.sample is not None) for part in step)
+        num_rows = sum(
+            len(part.score_targets) + len(part.guesses) + (part.sample is not None)
+            for part in step
+        )
         assert 0 < num_tokens <= self.max_step_tokens, num_tokens
         assert num_rows <= self.max_logit_rows, num_rows
         self.largest_step = max(self.largest_step, num_tokens)
@@ -149,14 +154,22 @@ class FakeExecutor:
         )
         if part.sample is None:
             return SequenceOutput(scores=scores)
-        key = values if part.sample.temperature == 0 else [*values, part.sample.seed % 2**31]
+        ahead = len(part.guesses)
+        guesses = tuple(
+            self._choose(self._read(part, end - ahead + index), sample)
+            for index, sample in enumerate(part.guesses)
+        )
+        return SequenceOutput(self._choose(values, part.sample), scores, guesses=guesses)
+
+    def _choose(self, values: list[int], sample: SampleInput) -> SampleOutput:
+        key = values if sample.temperature == 0 else [*values, sample.seed % 2**31]
         token = next_token(key, self.vocabulary)
-        if part.sample.allowed is not None:
-            words = np.frombuffer(part.sample.allowed, np.uint8)
+        if sample.allowed is not None:
+            words = np.frombuffer(sample.allowed, np.uint8)
             bits = np.unpackbits(words, bitorder="little")
             ids = np.flatnonzero(bits)
             token = int(ids[token % len(ids)])
-        return SequenceOutput(sample=SampleOutput(token, score(values, token)), scores=scores)
+        return SampleOutput(token, score(values, token))
 
 
 class _BlockStore:

@@ -52,7 +52,7 @@ def run(scheduler: Scheduler, chunks: list[Chunk]) -> None:
 def step(scheduler: Scheduler) -> list[tuple[str, int, bool]]:
     chunks = scheduler.schedule()
     run(scheduler, chunks)
-    return [(chunk.sequence.request_id, *chunk[1:]) for chunk in chunks]
+    return [(c.sequence.request_id, c.num_tokens, c.is_sampling) for c in chunks]
 
 
 def test_prompt_is_cut_to_the_step_budget() -> None:

@@ -44,6 +44,19 @@ def serve(
     chat_template: Annotated[
         str | None, typer.Option(help="Name of a chat template, or a .jinja file. [the model's]")
     ] = None,
+    kv_cache_dtype: Annotated[
+        str | None, typer.Option(help="auto, float32 or float16. [auto]")
+    ] = None,
+    speculation: Annotated[
+        str | None,
+        typer.Option(help="prompt_lookup or none; answers are the same. [prompt_lookup]"),
+    ] = None,
+    prefix_caching: Annotated[
+        bool,
+        typer.Option(
+            "--prefix-caching/--no-prefix-caching", help="Reuse what equal prompts computed."
+        ),
+    ] = True,
     lora: Annotated[
         list[str] | None,
         typer.Option(
@@ -90,8 +103,13 @@ def serve(
         "engine.context": max_model_len,
         "engine.weights": weights,
         "engine.chat_template": chat_template,
+        "engine.kv_type": kv_cache_dtype,
+        "engine.speculation": speculation,
     }
-    settings = _settings(config, set_ or [], given)
+    overrides = list(set_ or [])
+    if not prefix_caching:
+        overrides.append("engine.use_prefix_cache=false")
+    settings = _settings(config, overrides, given)
     if show_limits:
         _print_limits(settings)
         return
@@ -143,6 +161,7 @@ def _run(settings: "ServeSettings") -> bool:
         names = ", ".join(settings.names)
         url = url_of(listener)
         with notice_when_slow(f"loading {names} …"):
+            names = ", ".join([*settings.names, *(lora.name for lora in settings.loras)])
             ready = f"Yearling is ready: {url}  ({names}, {_threads(settings)} threads)"
             return asyncio.run(
                 run_server(settings, listener=listener, on_ready=lambda: print(ready, flush=True))

@@ -115,6 +115,8 @@ class _EngineGauges(Collector):
             "cache_query_tokens": "Prompt tokens looked for in the prefix cache.",
             "cache_hit_tokens": "Prompt tokens found there.",
             "preemptions": "Sequences thrown out for want of blocks.",
+            "guessed_tokens": "Tokens that were guessed, and checked.",
+            "accepted_tokens": "Guessed tokens that held.",
         }
         families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
         for name, meaning in gauges.items():
@@ -134,6 +136,8 @@ class _EngineGauges(Collector):
                 "cache_query_tokens": stats.cache_query_tokens,
                 "cache_hit_tokens": stats.cache_hit_tokens,
                 "preemptions": stats.num_preemptions,
+                "guessed_tokens": stats.guessed_tokens,
+                "accepted_tokens": stats.accepted_tokens,
             }
             for name, value in values.items():
                 families[name].add_metric([model.name], value)

@@ -3,7 +3,7 @@
 import logging
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Protocol
@@ -17,6 +17,7 @@ from yearling.serving.admission import AdmissionLimits
 from yearling.serving.block_pool import root_key
 from yearling.serving.cache import Cache, new_group
 from yearling.serving.detokenizer import Detokenizer, Pieces
+from yearling.serving.drafts import PromptLookup, Speculation
 from yearling.serving.executor import Executor, SequenceOutput
 from yearling.serving.generation import Generation
 from yearling.serving.guided import Guided, Guides, GuideTokenizer
@@ -55,6 +56,12 @@ class EngineConfig(Config):
         default=256, ge=0, description="Requests queued beyond those running; None sets no limit."
     )
     use_prefix_cache: bool = Field(default=True, description="Reuse what equal prompts computed.")
+    speculation: Speculation = Field(
+        default="none", description="Where guesses at an answer's tokens come from."
+    )
+    max_guesses: int = Field(
+        default=7, ge=1, le=63, description="Guesses that a step checks of one answer."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,8 @@ class EngineStats:
         prompt_tokens: Tokens of admitted prompts.
         generated_tokens: Tokens sampled.
         num_preemptions: Sequences thrown out for want of blocks, to be recomputed.
+        guessed_tokens: Tokens that were guessed, and checked.
+        accepted_tokens: Those that held.
         num_steps: Steps run.
         step_seconds: Time spent in steps.
         executor_seconds: The part of it spent in the executor.
@@ -86,6 +95,8 @@ class EngineStats:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     num_preemptions: int = 0
+    guessed_tokens: int = 0
+    accepted_tokens: int = 0
     num_steps: int = 0
     step_seconds: float = 0.0
     executor_seconds: float = 0.0
@@ -153,8 +164,13 @@ class Engine:
         if tokenizer is not None and vocabulary is not None:
             self._guides = Guides(tokenizer, vocabulary, self._eos_token_ids)
         self._config = config
+        self._is_guessing = config.speculation != "none" and executor.takes_guesses
         limits = StepLimits(
-            max_step_tokens, executor.max_logit_rows, max_sequences, executor.needs_whole_prompt
+            max_step_tokens,
+            executor.max_logit_rows,
+            max_sequences,
+            executor.needs_whole_prompt,
+            config.max_guesses + 1 if self._is_guessing else 0,
         )
         self._scheduler = Scheduler(self._cache, limits)
         self._generations: dict[str, Generation] = {}
@@ -250,6 +266,8 @@ class Engine:
             prompt_tokens=counts.prompt_tokens,
             generated_tokens=counts.generated_tokens,
             num_preemptions=scheduler.num_preemptions,
+            guessed_tokens=counts.guessed_tokens,
+            accepted_tokens=counts.accepted_tokens,
             num_steps=counts.num_steps,
             step_seconds=counts.step_seconds,
             executor_seconds=counts.executor_seconds,
@@ -257,6 +275,9 @@ class Engine:
 
     def _run_step(self, events: list[OutputEvent]) -> None:
         started = perf_counter()
+        if self._is_guessing and len(self._scheduler.running) <= self._config.max_guesses:
+            for sequence in self._scheduler.running:
+                self._generations[sequence.request_id].guess()
         chunks = self._scheduler.schedule()
         if not chunks:
             return
@@ -281,16 +302,43 @@ class Engine:
         output: SequenceOutput,
         events: list[OutputEvent],
     ) -> None:
+        guesses, chunk.sequence.guesses = chunk.sequence.guesses[: chunk.num_guesses], ()
+        known = chunk._replace(num_tokens=chunk.num_tokens - len(guesses))
+        num_held = 0
+        for guess, sample in zip(guesses, output.guesses, strict=False):
+            # The choice after the known tokens; while it is the guess, the next one counts too.
+            is_open = self._take_one(generation, known, SequenceOutput(sample), events)
+            known = Chunk(chunk.sequence, 1, is_sampling=True)
+            if not is_open or sample.token != guess:
+                break
+            num_held += 1
+        else:
+            self._take_one(generation, known, replace(output, guesses=()), events)
+        if guesses and generation.lookup is not None:
+            generation.lookup.learn(len(guesses), num_held)
+            self._counts.guessed_tokens += len(guesses)
+            self._counts.accepted_tokens += num_held
+
+    def _take_one(
+        self,
+        generation: Generation,
+        chunk: Chunk,
+        output: SequenceOutput,
+        events: list[OutputEvent],
+    ) -> bool:
+        """Take one choice; tell whether its answer goes on."""
         if output.error is None:  # what a failed sequence computed must not be shared
             self._scheduler.advance(chunk)
         if output.sample is not None:
             self._counts.generated_tokens += 1
         event = generation.take(output)
         if event is None:
-            return
+            return True
         events.append(event)
         if event.finish_reason is not None:
             self._forget(generation)
+            return False
+        return True
 
     def _forget(self, generation: Generation) -> None:
         self._scheduler.remove(generation.sequence)
@@ -303,7 +351,7 @@ class Engine:
         stop_ids = ends.union(sampling.stop_token_ids, self._stop_tokens(sampling))
         guided = None if sampling.guide is None else self._begin_guided(sampling.guide)
         adapter = self._adapters.take(request.adapter)
-        return Generation(
+        generation = Generation(
             sequence=self._new_sequence(request, "" if adapter is None else adapter.version),
             sampling=sampling,
             seed=secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64,
@@ -314,6 +362,9 @@ class Engine:
             guided=guided,
             adapter=adapter,
         )
+        if self._is_guessing and generation.can_guess:
+            generation.lookup = PromptLookup(self._config.max_guesses)
+        return generation
 
     def _stop_tokens(self, sampling: SamplingParams) -> list[int]:
         """Stop strings that are a control token: never shown, so they must end by their id."""
@@ -355,6 +406,8 @@ class Engine:
 class _Counts:
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    guessed_tokens: int = 0
+    accepted_tokens: int = 0
     num_steps: int = 0
     step_seconds: float = 0.0
     executor_seconds: float = 0.0

@@ -93,6 +93,8 @@ class SequenceInput:
             for none; its log-probability is reported.
         num_score_logprobs: Alternatives reported beside each scored target.
         adapter: Number that `load_adapter` was given, or None.
+        guesses: How to choose the tokens after each of the last ones but the very last, which
+            `sample` is for: the tokens behind the first of them are guesses.
     """
 
     tokens: Sequence[int]
@@ -103,6 +105,7 @@ class SequenceInput:
     score_targets: Sequence[int] = ()
     num_score_logprobs: int = 0
     adapter: int | None = None
+    guesses: Sequence[SampleInput] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +125,13 @@ class SequenceOutput:
         sample: The chosen token, or None when none was asked for.
         scores: One per entry of `score_targets`; None where the target was -1.
         error: Set when this sequence alone failed (non-finite logits); the others are valid.
+        guesses: The chosen tokens, one per entry of `guesses`.
     """
 
     sample: SampleOutput | None = None
     scores: tuple[SampleOutput | None, ...] = ()
     error: str | None = None
+    guesses: tuple[SampleOutput, ...] = ()
 
 
 class Executor(Protocol):
@@ -143,6 +148,8 @@ class Executor(Protocol):
         needs_whole_prompt: A prompt is computed in one step, because its tokens see each other.
         can_share_prefixes: Whether equal prefixes give equal keys and values, whatever follows;
             not so for states, prefix masks and rotations that depend on the length.
+        takes_guesses: Whether tokens computed in vain leave nothing behind that the right ones
+            in their place do not overwrite.
     """
 
     cache_shapes: tuple[CacheShape, ...]
@@ -153,6 +160,7 @@ class Executor(Protocol):
     weights_version: str
     needs_whole_prompt: bool
     can_share_prefixes: bool
+    takes_guesses: bool
 
     def execute(self, step: Sequence[SequenceInput]) -> list[SequenceOutput]:
         """Run one step; afterwards the keys and values of all its tokens are in the cache."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from yearling.serving.adapters import Adapter
 from yearling.serving.detokenizer import Detokenizer
+from yearling.serving.drafts import PromptLookup
 from yearling.serving.executor import SampleInput, SampleOutput, SequenceInput, SequenceOutput
 from yearling.serving.guided import Guided
 from yearling.serving.request import (
@@ -37,6 +38,7 @@ class Generation:
         detokenizer: Text of the answer, or None without a tokenizer.
         guided: Where the answer stands in its guide, or None without one.
         adapter: What its tokens are computed with beside the model, or None.
+        lookup: Guesses its tokens, or None.
     """
 
     sequence: TokenSequence
@@ -48,6 +50,7 @@ class Generation:
     detokenizer: Detokenizer | None
     guided: Guided | None = None
     adapter: Adapter | None = None
+    lookup: PromptLookup | None = None
     _scores: list[TokenLogprob | None] = field(default_factory=lambda: [None])
     _bias: tuple[tuple[int, float], ...] = ()
     _has_penalty: bool = False
@@ -60,6 +63,11 @@ class Generation:
             or sampling.presence_penalty != 0.0
             or sampling.frequency_penalty != 0.0
         )
+
+    @property
+    def can_guess(self) -> bool:
+        """Whether its choices depend on nothing but logits: not on what was chosen before."""
+        return not self._has_penalty and self.guided is None
 
     @property
     def usage(self) -> Usage:
@@ -82,9 +90,16 @@ class Generation:
         end = start + chunk.num_tokens
         adapter = None if self.adapter is None else self.adapter.number
         if not sequence.is_scoring:
-            sample = self._sample_input() if chunk.is_sampling else None
+            count = chunk.num_guesses
+            samples = [self._sample_input(ahead) for ahead in range(count + chunk.is_sampling)]
             return SequenceInput(
-                tokens[start:end], start, groups, num_prompt, sample, adapter=adapter
+                [*tokens[start:end], *sequence.guesses[:count]],
+                start,
+                groups,
+                num_prompt,
+                samples.pop() if samples else None,
+                adapter=adapter,
+                guesses=samples,
             )
         if start == 0:
             self._scores = [None]  # scoring starts over after preemption
@@ -97,6 +112,12 @@ class Generation:
             num_score_logprobs=self.sampling.prompt_logprobs or 0,
             adapter=adapter,
         )
+
+    def guess(self) -> None:
+        """Guess what follows, no further than the answer may go."""
+        if self.lookup is not None and self.sequence.num_remaining == 1:
+            most = self.max_new_tokens - self.sequence.num_generated - 1
+            self.sequence.guesses = self.lookup.guess(self.sequence.tokens)[:most]
 
     def take(self, output: SequenceOutput) -> OutputEvent | None:
         """Use a step's output, after the scheduler advanced; None when there is no news."""
@@ -168,14 +189,16 @@ class Generation:
             return "length"
         return None
 
-    def _bias_now(self) -> Sequence[tuple[int, float]]:
+    def _bias_at(self, index: int) -> Sequence[tuple[int, float]]:
         """The caller's bias; before the least length what would end the answer is out of reach."""
-        if self.sequence.num_generated >= self.sampling.min_tokens:
+        if index >= self.sampling.min_tokens:
             return self._bias
         return (*self._bias, *((token, _OUT_OF_REACH) for token in self.stop_ids))
 
-    def _sample_input(self) -> SampleInput:
+    def _sample_input(self, ahead: int) -> SampleInput:
+        """How to choose the next token, or the one so many tokens after it."""
         sampling, sequence = self.sampling, self.sequence
+        index = sequence.num_generated + ahead
         return SampleInput(
             sampling.temperature,
             sampling.top_k,
@@ -185,10 +208,10 @@ class Generation:
             sampling.presence_penalty,
             sampling.frequency_penalty,
             self.seed,
-            sequence.num_generated,
+            index,
             sequence.tokens if self._has_penalty else (),
             sequence.num_generated if self._has_penalty else 0,
-            self._bias_now(),
+            self._bias_at(index),
             sampling.logprobs,
             None if self.guided is None else self.guided.allowed,
         )

@@ -66,6 +66,13 @@ class ModelOptions(Config):
     max_waiting: int | None = Field(
         default=256, ge=0, description="Requests queued beyond those; None sets no limit."
     )
+    use_prefix_cache: bool = Field(default=True, description="Reuse what equal prompts computed.")
+    speculation: Literal["none", "prompt_lookup"] = Field(
+        default="prompt_lookup", description="Where guesses at an answer's tokens come from."
+    )
+    max_guesses: int = Field(
+        default=7, ge=1, le=63, description="Guesses that a step checks of one answer."
+    )
     threads: int | None = Field(
         default=None, ge=1, description="Threads that compute; None takes one per core."
     )
@@ -216,6 +223,9 @@ def new_engine(model: LoadedModel, executor: LoadedExecutor) -> Engine | Encoder
             max_sequences=options.max_sequences,
             max_step_tokens=step_tokens,
             max_waiting=options.max_waiting,
+            use_prefix_cache=options.use_prefix_cache,
+            speculation=options.speculation,
+            max_guesses=options.max_guesses,
         ),
         vocabulary=model.vocabulary,
     )

@@ -22,11 +22,15 @@ __all__ = ["Chunk", "Scheduler", "StepLimits"]
 
 
 class Chunk(NamedTuple):
-    """The next `num_tokens` of a sequence; `is_sampling` when they reach its last known token."""
+    """The next `num_tokens` of a sequence; `is_sampling` when they reach its last known token.
+
+    The last `num_guesses` of them are not known yet, but guessed.
+    """
 
     sequence: TokenSequence
     num_tokens: int
     is_sampling: bool
+    num_guesses: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class StepLimits:
         max_logit_rows: Rows of logits: one per sampled token, one per scored token.
         max_sequences: Sequences running at once; at most either of the others, so that every
             running sequence can take a token in every step.
+        max_guessing_rows: Rows of answers in a step that holds guesses.
         needs_whole_prompt: The chunk that starts a sequence holds all of its prompt.
     """
 
@@ -45,6 +50,7 @@ class StepLimits:
     max_logit_rows: int
     max_sequences: int
     needs_whole_prompt: bool = False
+    max_guessing_rows: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_sequences <= min(self.max_step_tokens, self.max_logit_rows):
@@ -76,6 +82,7 @@ class Scheduler:
         self._longest_chunk = cache.longest_chunk or limits.max_step_tokens
         self._tokens_left = 0
         self._rows_left = 0
+        self._num_answering = 0
 
     def add(self, sequence: TokenSequence) -> None:
         """Queue a sequence; alone it must fit the cache, and a whole prompt one step."""
@@ -122,6 +129,23 @@ class Scheduler:
                     break
                 self._append(Chunk(sequence, 1, is_sampling=True), chunks)
             index += 1
+        self._num_answering = len(chunks)
+        for number, chunk in enumerate(chunks):
+            chunks[number] = self._with_guesses(chunk)
+
+    def _with_guesses(self, chunk: Chunk) -> Chunk:
+        """The chunk with as many guesses as fit beside everybody's next token."""
+        sequence = chunk.sequence
+        rows_left = self._limits.max_guessing_rows - self._num_answering
+        count = min(len(sequence.guesses), self._tokens_left, self._rows_left, rows_left)
+        end = len(sequence.tokens) + count
+        if count <= 0 or not self._cache.grow(sequence.tables, end, sequence.num_computed):
+            return chunk
+        self._cache.cover(sequence.tables, end)
+        self._tokens_left -= count
+        self._rows_left -= count
+        self._num_answering += count
+        return Chunk(sequence, 1 + count, is_sampling=True, num_guesses=count)
 
     def _make_room(self, sequence: TokenSequence) -> bool:
         """Find a place for the next token; False when the sequence itself had to go."""
@@ -159,7 +183,7 @@ class Scheduler:
         return 1
 
     def _append(self, chunk: Chunk, chunks: list[Chunk]) -> None:
-        sequence, num_tokens, is_sampling = chunk
+        sequence, num_tokens, is_sampling, _ = chunk
         self._cache.cover(sequence.tables, sequence.num_computed + num_tokens)
         self._tokens_left -= num_tokens
         self._rows_left -= num_tokens if sequence.is_scoring else is_sampling

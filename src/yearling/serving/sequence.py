@@ -23,6 +23,7 @@ class TokenSequence:
             row is needed then, so nothing may be taken from the cache.
         num_computed: Leading tokens that the cache holds, or held while they were seen.
         num_cached: Prompt tokens found in the cache when first admitted; None before.
+        guesses: Tokens that may follow those known, to be checked beside the next.
     """
 
     request_id: str
@@ -32,6 +33,7 @@ class TokenSequence:
     is_scoring: bool = False
     num_computed: int = 0
     num_cached: int | None = None
+    guesses: tuple[int, ...] = ()
 
     @property
     def num_remaining(self) -> int:

@@ -62,6 +62,7 @@ class RecordedSteps:
         self.weights_version = inner.weights_version
         self.needs_whole_prompt = inner.needs_whole_prompt
         self.can_share_prefixes = inner.can_share_prefixes
+        self.takes_guesses = inner.takes_guesses
         self.cache_shapes: tuple[CacheShape, ...] = (
             replace(shape, num_blocks=num_blocks or shape.num_blocks),
         )

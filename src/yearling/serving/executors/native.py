@@ -82,6 +82,7 @@ class NativeExecutor:
         weights_version: Changes whenever the weights do.
         needs_whole_prompt: A prompt is computed in one step.
         can_share_prefixes: Whether equal prefixes give equal keys and values.
+        takes_guesses: Whether guessed tokens may be computed in vain: not beside windows and states.
         weight_bytes: Size of all packed weights.
         context: Most tokens of a sequence.
         threads: Threads that compute.
@@ -106,6 +107,9 @@ class NativeExecutor:
         self.weights_version = weights_version
         self.needs_whole_prompt = model.needs_whole_prompt
         self.can_share_prefixes = model.can_share_prefixes
+        self.takes_guesses = not model.needs_whole_prompt and all(
+            group.kind == "full" for group in model.cache_groups
+        )
         self.weight_bytes = model.weight_bytes
         self.threads = pool.threads
         self.context = model.context
@@ -206,7 +210,7 @@ class NativeExecutor:
         samples = self._sample(layout.samples)
         scores = self._score(layout.scores)
         return [
-            _output(sequence, samples.get(number), scores.get(number, ()))
+            _output(samples.get(number, ()), scores.get(number, ()), sequence.score_targets)
             for number, sequence in enumerate(step)
         ]
 
@@ -337,14 +341,17 @@ class NativeExecutor:
             room -= lengths[number]
         return batches
 
-    def _sample(self, rows: "dict[int, tuple[int, SampleInput]]") -> dict[int, SampleOutput | None]:
-        if not rows:
+    def _sample(
+        self, rows: "dict[int, list[tuple[int, SampleInput]]]"
+    ) -> "dict[int, tuple[SampleOutput | None, ...]]":
+        flat = [entry for entries in rows.values() for entry in entries]
+        if not flat:
             return {}
-        inputs = [sample for _, sample in rows.values()]
+        inputs = [sample for _, sample in flat]
         allowed, allowed_rows = masks([s.allowed for s in inputs])
         arrays = self._program.core.sample(
             buffer=self._logits,
-            rows=to_ints([row for row, _ in rows.values()]),
+            rows=to_ints([row for row, _ in flat]),
             temperature=_floats([s.temperature for s in inputs]),
             top_k=to_ints([s.top_k for s in inputs]),
             top_p=_floats([s.top_p for s in inputs]),
@@ -366,8 +373,8 @@ class NativeExecutor:
                 [-1 if s.num_logprobs is None else s.num_logprobs for s in inputs]
             ),
         )
-        outputs = read_samples(arrays, [s.num_logprobs or 0 for s in inputs])
-        return dict(zip(rows, outputs, strict=True))
+        outputs = iter(read_samples(arrays, [s.num_logprobs or 0 for s in inputs]))
+        return {number: tuple(next(outputs) for _ in entries) for number, entries in rows.items()}
 
     def _score(
         self, rows: "dict[int, list[tuple[int, int, int]]]"
@@ -386,18 +393,19 @@ class NativeExecutor:
 
 
 def _output(
-    sequence: SequenceInput,
-    sample: SampleOutput | None,
+    samples: tuple[SampleOutput | None, ...],
     scores: tuple[SampleOutput | None, ...],
+    targets: Sequence[int],
 ) -> SequenceOutput:
-    is_broken = (sequence.sample is not None and sample is None) or None in scores
-    if is_broken:
+    if None in samples or None in scores:
         return SequenceOutput(error=_NOT_FINITE)
     kept = tuple(
-        None if target < 0 else score
-        for target, score in zip(sequence.score_targets, scores, strict=True)
+        None if target < 0 else score for target, score in zip(targets, scores, strict=True)
     )
-    return SequenceOutput(sample, kept)
+    chosen = [sample for sample in samples if sample is not None]
+    if not chosen:
+        return SequenceOutput(None, kept)
+    return SequenceOutput(chosen[-1], kept, guesses=tuple(chosen[:-1]))
 
 
 def _floats(values: Sequence[float]) -> NDArray[np.float32]:

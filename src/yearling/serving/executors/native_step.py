@@ -29,12 +29,12 @@ class StepLayout:
 
     Attributes:
         arrays: What the native program runs.
-        samples: By number of the sequence: logit row, and how to choose.
+        samples: By number of the sequence: logit row and how to choose, of its guesses first.
         scores: By number of the sequence: logit row, target, alternatives.
     """
 
     arrays: StepArrays
-    samples: dict[int, tuple[int, SampleInput]]
+    samples: dict[int, list[tuple[int, SampleInput]]]
     scores: dict[int, list[tuple[int, int, int]]]
 
 
@@ -47,7 +47,7 @@ def lay_out(step: Sequence[SequenceInput], *, kinds: Sequence[str], prompt_tail:
         prompt_tail: Trailing tokens of a prompt that do not belong to its prefix.
     """
     logit_rows: list[int] = []
-    samples: dict[int, tuple[int, SampleInput]] = {}
+    samples: dict[int, list[tuple[int, SampleInput]]] = {}
     scores: dict[int, list[tuple[int, int, int]]] = {}
     first = 0
     for number, sequence in enumerate(step):
@@ -59,9 +59,11 @@ def lay_out(step: Sequence[SequenceInput], *, kinds: Sequence[str], prompt_tail:
             ]
             logit_rows.extend(range(first, first + length))
         elif sequence.sample is not None:
-            logit_rows.append(first + length - 1)
+            logit_rows.extend(range(first + length - 1 - len(sequence.guesses), first + length))
         if sequence.sample is not None:
-            samples[number] = (len(logit_rows) - 1, sequence.sample)
+            wanted = [*sequence.guesses, sequence.sample]
+            row = len(logit_rows) - len(wanted)
+            samples[number] = [(row + i, sample) for i, sample in enumerate(wanted)]
         first += length
     tables, slots = _places(step, kinds)
     arrays = StepArrays(

@@ -41,6 +41,7 @@ class TorchExecutor:
         weights_version: Changes whenever the weights do.
         needs_whole_prompt: A prompt is computed in one step.
         can_share_prefixes: Whether equal prefixes give equal keys and values.
+        takes_guesses: Whether guessed tokens may be computed in vain: not beside windows and states.
         weight_bytes: Size of all parameters.
         context: Most tokens of a sequence.
         threads: Threads that compute on a CPU.
@@ -74,6 +75,9 @@ class TorchExecutor:
         )
         self.needs_whole_prompt = layout.needs_whole_prompt
         self.can_share_prefixes = layout.can_share_prefixes
+        self.takes_guesses = not layout.needs_whole_prompt and all(
+            group.kind == "full" for group in layout.groups
+        )
         self.kv_type = kv_type
         self.context = context
         self.max_step_tokens = max_step_tokens

@@ -39,6 +39,7 @@ class TransformersExecutor:
         weights_version: Changes whenever the weights do.
         needs_whole_prompt: Of an encoder-decoder, whose encoder reads a prompt as a whole.
         can_share_prefixes: False: what one slot keeps cannot be taken over by another.
+        takes_guesses: False: nothing is taken out of a slot again.
         weight_bytes: Size of all parameters.
         context: Most tokens of a sequence.
         threads: Threads that compute on a CPU.
@@ -46,6 +47,7 @@ class TransformersExecutor:
 
     block_size = 16
     can_share_prefixes = False
+    takes_guesses = False
 
     def __init__(
         self,
