@@ -67,7 +67,7 @@ def test_other_adapters_are_refused(
 def test_adapter_of_other_positions_is_to_be_merged(spec: ModelSpec, tmp_path: Path) -> None:
     folder = write_adapter(tmp_path / "a", _ONE)
     (folder / "yearling_context.json").write_text("{}")
-    with pytest.raises(ModelError, match="other positions than its base has. Merge it"):
+    with pytest.raises(ModelError, match=r"other positions than its base has\. Merge it"):
         read_adapter(folder, spec)
 
 

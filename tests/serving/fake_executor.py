@@ -112,8 +112,7 @@ class FakeExecutor:
     def _check(self, step: Sequence[SequenceInput]) -> None:
         num_tokens = sum(len(part.tokens) for part in step)
         num_rows = sum(
-            len(part.score_targets) + len(part.guesses) + (part.sample is not None)
-            for part in step
+            len(part.score_targets) + len(part.guesses) + (part.sample is not None) for part in step
         )
         assert 0 < num_tokens <= self.max_step_tokens, num_tokens
         assert num_rows <= self.max_logit_rows, num_rows

@@ -118,5 +118,5 @@ def test_unknown_name_cannot_be_unloaded(engine: Engine) -> None:
 
 
 def test_executor_without_adapters_says_what_to_do() -> None:
-    with pytest.raises(UnsupportedError, match="native core alone: .* yearling merge"):
+    with pytest.raises(UnsupportedError, match=r"native core alone: .* yearling merge"):
         make_engine().load_adapter("one", Path("1"))

@@ -61,8 +61,9 @@ class ServedModel:
         if self.base is None:
             return list(requests)
         return [
-            replace(request, adapter=self.name) if isinstance(request, GenerationRequest) else request
+            replace(request, adapter=self.name)
             for request in requests
+            if isinstance(request, GenerationRequest)  # an encoder has no adapters
         ]
 
     def encode_chat(

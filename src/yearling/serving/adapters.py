@@ -51,7 +51,9 @@ class Adapters:
         if not name or name in self._by_name:
             raise ConfigError(
                 f"an adapter named {name!r} is loaded already: unload it first, or give another "
-                "name." if name else "an adapter needs a name."
+                "name."
+                if name
+                else "an adapter needs a name."
             )
         executor = self._able_executor()
         number = next(n for n in range(len(self._numbers) + 1) if n not in self._numbers)

@@ -49,8 +49,8 @@ class PromptLookup:
         if self._pause > 0:
             self._pause -= 1
             return ()
-        end = self._ends.get(tuple(tokens[last - _RUN :]))
-        return () if end is None else tuple(tokens[end : end + self._length])
+        seen = self._ends.get(tuple(tokens[last - _RUN :]))
+        return () if seen is None else tuple(tokens[seen : seen + self._length])
 
     def learn(self, num_guessed: int, num_held: int) -> None:
         """Note how many of the last guesses held."""

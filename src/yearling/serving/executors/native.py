@@ -82,7 +82,7 @@ class NativeExecutor:
         weights_version: Changes whenever the weights do.
         needs_whole_prompt: A prompt is computed in one step.
         can_share_prefixes: Whether equal prefixes give equal keys and values.
-        takes_guesses: Whether guessed tokens may be computed in vain: not beside windows and states.
+        takes_guesses: Whether tokens may be computed in vain: not beside windows and states.
         weight_bytes: Size of all packed weights.
         context: Most tokens of a sequence.
         threads: Threads that compute.

@@ -8,25 +8,20 @@ from yearling.core.errors import ModelFormatError
 from yearling.kernels import ops
 from yearling.kernels.program import LowRankUpdate
 from yearling.models.adapter import LowRankAdapter, Update
-from yearling.models.weights import Role
 
 __all__ = ["native_updates"]
 
 _TILE = 8  # outputs at whose multiples the core lets a part begin
 
 
-def native_updates(
-    adapter: LowRankAdapter, operations: Sequence[ops.Op]
-) -> list[LowRankUpdate]:
+def native_updates(adapter: LowRankAdapter, operations: Sequence[ops.Op]) -> list[LowRankUpdate]:
     """Find the operation of every matrix that an adapter changes.
 
     Raises:
         ModelFormatError: the adapter changes a matrix that is no linear operation of its own, an
             expert's say.
     """
-    wanted: dict[tuple[int, str], Update] = {
-        (layer, role): update for (layer, role), update in adapter.updates.items()
-    }
+    wanted = {(layer, str(role)): update for (layer, role), update in adapter.updates.items()}
     updates = []
     linear = (op for op in operations if isinstance(op, ops.Linear))
     for number, op in enumerate(linear):
@@ -57,12 +52,11 @@ def _update(number: int, op: ops.Linear, parts: Sequence[tuple[int, Update]]) ->
     ranks = np.cumsum([0, *(len(update.first) for _, update in parts)])
     first = np.concatenate([update.first for _, update in parts])
     if all(column % _TILE == 0 for column, _ in parts):
-        rows = ranks[:-1].tolist()
-        return LowRankUpdate(
-            number,
-            first,
-            tuple((column, row, part.second) for (column, part), row in zip(parts, rows, strict=True)),
+        placed = tuple(
+            (column, row, part.second)
+            for (column, part), row in zip(parts, ranks.tolist(), strict=False)
         )
+        return LowRankUpdate(number, first, placed)
     # Parts that begin elsewhere become one, with zeros where they do not meet.
     second = np.zeros((op.weights.outputs, len(first)), np.float32)
     for (column, part), row in zip(parts, ranks, strict=False):

@@ -41,7 +41,7 @@ class TorchExecutor:
         weights_version: Changes whenever the weights do.
         needs_whole_prompt: A prompt is computed in one step.
         can_share_prefixes: Whether equal prefixes give equal keys and values.
-        takes_guesses: Whether guessed tokens may be computed in vain: not beside windows and states.
+        takes_guesses: Whether tokens may be computed in vain: not beside windows and states.
         weight_bytes: Size of all parameters.
         context: Most tokens of a sequence.
         threads: Threads that compute on a CPU.
