@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <functional>
 #include <thread>
 #include <vector>
@@ -51,36 +50,40 @@ double read_gigabytes_per_second(int threads) {
 #if defined(__AVX512VNNI__) && defined(__AVX512VL__)
 // Unsigned by signed bytes, four at a time into 32 bits.
 using Vector = __m512i;
-Vector add_products(Vector sum, Vector weights, Vector inputs) {
-  return _mm512_dpbusd_epi32(sum, weights, inputs);
+inline Vector add_products(Vector sum, Vector weights, Vector inputs) {
+  // Of the intrinsic GCC 12 makes a copy beside each product, and half the rate.
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(inputs));
+  return sum;
 }
 #elif defined(__AVX2__)
 // Unsigned by signed bytes, summed in 16 bits: what a 4-bit linear layer does on AVX2.
 using Vector = __m256i;
-Vector add_products(Vector sum, Vector weights, Vector inputs) {
-  return _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, inputs));
+inline Vector add_products(Vector sum, Vector weights, Vector inputs) {
+  Vector products = _mm256_maddubs_epi16(weights, inputs);
+  asm volatile("" : "+x"(products));  // or one would do for all sums
+  return _mm256_add_epi16(sum, products);
 }
 #endif
 
 #if defined(__AVX2__)
 double int8_gigaops_per_second(int threads) {
   constexpr long rounds = 4'000'000;
-  constexpr int chains = sizeof(Vector) == 64 ? 24 : 12;  // all registers but a few
+  constexpr int chains = 12;  // more than are under way at a time
   double best = 1e9;
   for (int attempt = 0; attempt < 5; ++attempt) {
     best = std::min(best, seconds_of(threads, [&](int) {
-      Vector weights, inputs, sums[chains] = {};
-      std::memset(&weights, 3, sizeof weights);
-      std::memset(&inputs, 5, sizeof inputs);
+      Vector weights = Vector{} + 3, inputs = Vector{} + 5, sums[chains];
+#pragma GCC unroll 12
+      for (int i = 0; i < chains; ++i) sums[i] = Vector{} + i;  // equal ones would be one
       for (long round = 0; round < rounds; ++round) {
         asm volatile("" : "+v"(weights), "+v"(inputs));  // or the products leave the loop
-        for (auto& sum : sums) sum = add_products(sum, weights, inputs);
+#pragma GCC unroll 12
+        for (int i = 0; i < chains; ++i) sums[i] = add_products(sums[i], weights, inputs);
       }
-      std::uint64_t words[sizeof(Vector) / sizeof(std::uint64_t)];
-      for (const auto& sum : sums) {
-        std::memcpy(words, &sum, sizeof words);
-        sink += words[0];
-      }
+      Vector total = {};
+#pragma GCC unroll 12
+      for (int i = 0; i < chains; ++i) total += sums[i];
+      sink += static_cast<std::uint64_t>(total[0]);
     }));
   }
   return 2.0 * sizeof(Vector) * chains * static_cast<double>(rounds) * threads / best / 1e9;

@@ -1,4 +1,7 @@
-"""Yearling through its public Python API, with default flags and default precision."""
+"""Yearling through its public Python API, with default flags and default precision.
+
+But for guessing: every engine computes each token on its own here.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,12 +14,12 @@ __all__ = ["Yearling"]
 
 
 class Yearling:
-    """`LLM(path)` and nothing else."""
+    """`LLM(path)` without guesses, and nothing else."""
 
     def load(self, model: Path, options: Mapping[str, int]) -> str:
-        self._llm = LLM(model)
+        self._llm = LLM(model, speculation="none")
         self._eos_token_ids = open_checkpoint(model).eos_token_ids
-        return f"yearling {__version__}, {model.name}, default flags"
+        return f"yearling {__version__}, {model.name}, default flags, no guesses"
 
     def generate(
         self,
