@@ -57,6 +57,17 @@ def serve(
             "--prefix-caching/--no-prefix-caching", help="Reuse what equal prompts computed."
         ),
     ] = True,
+    on_demand: Annotated[
+        bool,
+        typer.Option("--on-demand", help="Load a model for its first request, not at the start."),
+    ] = False,
+    model_memory: Annotated[
+        int | None,
+        typer.Option(
+            metavar="MIB",
+            help="What models on demand may take together; idle ones make room. [4/5 of the free]",
+        ),
+    ] = None,
     lora: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,6 +107,8 @@ def serve(
         "server.port": port,
         "server.api_keys": api_key or ([key] if key else None),
         "server.allowed_hosts": allowed_host,
+        "is_on_demand": on_demand,
+        "model_memory_mib": model_memory,
         "loras": [_adapter(text) for text in lora or ()],
         "server.allows_lora_changes": allow_lora_changes,
         "server.is_lenient": lenient,

@@ -73,6 +73,15 @@ class ServeSettings(Config):
     served_names: tuple[str, ...] = Field(
         default=(), description="Names clients use, one per model; none takes the models' own."
     )
+    is_on_demand: bool = Field(
+        default=False, description="Load a model for its first request, not at the start."
+    )
+    model_memory_mib: int | None = Field(
+        default=None,
+        ge=1,
+        description="What models loaded on demand may take together; None takes four fifths of "
+        "the free memory.",
+    )
     loras: tuple[LoraSettings, ...] = Field(
         default=(), description="Adapters of low rank, each served as a model of its own name."
     )
@@ -87,6 +96,10 @@ class ServeSettings(Config):
             raise ConfigError(
                 f"{len(self.models)} models, but {len(self.served_names)} served names: "
                 "give one per model, or none."
+            )
+        if self.model_memory_mib is not None and not self.is_on_demand:
+            raise ConfigError(
+                "model_memory_mib bounds what is loaded on demand: give --on-demand as well."
             )
         names = [*self.names, *(lora.name for lora in self.loras)]
         if len(set(names)) != len(names):

@@ -8,12 +8,14 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yearling import __version__
 from yearling.core.errors import ModelError
 from yearling.models.store import resolve
 from yearling.server.config import LoraSettings, ServerConfig, ServeSettings
+from yearling.serving.async_engine import AsyncEngine
 from yearling.serving.model import load_model
 from yearling.serving.worker import ModelWorker
 
@@ -45,9 +47,12 @@ async def serve(
         ModelWorker(name, {"path": str(resolve(name)), "options": options})
         for name in settings.models
     ]
+    engines: Sequence[AsyncEngine] = workers
+    if settings.is_on_demand:
+        engines = _on_demand(workers, settings)
     starting = [
-        asyncio.create_task(_start(worker, settings.loras_of(name)))
-        for worker, name in zip(workers, settings.names, strict=True)
+        asyncio.create_task(_start(engine, settings.loras_of(name)))
+        for engine, name in zip(engines, settings.names, strict=True)
     ]
     # Lets the children start before the imports below keep this thread busy.
     await asyncio.sleep(0.02)
@@ -55,8 +60,8 @@ async def serve(
         from yearling.server.adapters import adapter_of
 
         models = [
-            _served_model(model, name, settings, worker)
-            for model, name, worker in zip(settings.models, settings.names, workers, strict=True)
+            _served_model(model, name, settings, engine)
+            for model, name, engine in zip(settings.models, settings.names, engines, strict=True)
         ]
         models += [
             await adapter_of(base, lora.name, lora.folder)
@@ -64,7 +69,7 @@ async def serve(
             for lora in settings.loras_of(base.name)
         ]
     except BaseException:
-        await _stop(workers, starting)
+        await _stop(engines, starting)
         raise
     return await serve_models(
         models, starting, settings.server, listener=listener, on_ready=on_ready
@@ -104,10 +109,28 @@ async def serve_models(
         await _stop([model.engine for model in models if model.base is None], starting)
 
 
-async def _start(worker: ModelWorker, loras: "Sequence[LoraSettings]") -> None:
-    await worker.start()
+def _on_demand(workers: Sequence[ModelWorker], settings: ServeSettings) -> list[AsyncEngine]:
+    from yearling.core.memory import available_bytes
+    from yearling.serving.on_demand import ModelMemory, OnDemandEngine
+
+    limit = settings.model_memory_mib
+    memory = ModelMemory(available_bytes() * 4 // 5 if limit is None else limit << 20)
+    return [
+        OnDemandEngine(worker, _size_of(resolve(name)), memory)
+        for worker, name in zip(workers, settings.models, strict=True)
+    ]
+
+
+def _size_of(model: Path) -> int:
+    """Bytes of a model's weights on the disk."""
+    files = model.glob("*.safetensors") if model.is_dir() else [model]
+    return sum(file.stat().st_size for file in files)
+
+
+async def _start(engine: AsyncEngine, loras: "Sequence[LoraSettings]") -> None:
+    await engine.start()
     for lora in loras:
-        await worker.load_adapter(lora.name, lora.folder)
+        await engine.load_adapter(lora.name, lora.folder)
 
 
 async def _when_ready(
@@ -128,7 +151,7 @@ async def _stop(engines: Sequence[Any], starting: "Sequence[asyncio.Task[None]]"
 
 
 def _served_model(
-    model: str, name: str, settings: ServeSettings, worker: ModelWorker
+    model: str, name: str, settings: ServeSettings, engine: AsyncEngine
 ) -> "ServedModel":
     from yearling.server.generation import Admission
     from yearling.server.models import ServedModel
@@ -145,7 +168,7 @@ def _served_model(
         tokenizer=loaded.tokenizer,
         chat_template=loaded.chat_template,
         context=loaded.context,
-        engine=worker,
+        engine=engine,
         admission=Admission(settings.server.limits),
         limits=settings.server.limits,
         fingerprint="fp_" + hashlib.sha256(identity.encode()).hexdigest()[:12],

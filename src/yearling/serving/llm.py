@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from yearling.core.errors import ConfigError, EngineError, RequestError, UnsupportedError
 from yearling.core.messages import Message, parse_messages
 from yearling.serving.admission import AdmissionLimits
+from yearling.serving.beams import Alternatives, Beam, beam_search
 from yearling.serving.engine import EngineStats
 from yearling.serving.model import ModelOptions, load_executor, load_model, new_engine
 from yearling.serving.request import (
@@ -52,6 +53,7 @@ class GenerationResult:
         usage: Tokens taken.
         logprobs: One per token, when `SamplingParams.logprobs` asked for them.
         prompt_score: When `SamplingParams.prompt_logprobs` asked for it.
+        logprob: Log-probability of the whole answer in nats, after `beam_search`.
     """
 
     text: str
@@ -60,6 +62,7 @@ class GenerationResult:
     usage: Usage
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_score: PromptScore | None = None
+    logprob: float | None = None
 
     def __str__(self) -> str:
         """The text."""
@@ -214,6 +217,45 @@ class LLM:
             if event.text:
                 yield event.text
 
+    def beam_search(
+        self,
+        prompt: Prompt,
+        *,
+        width: int = 4,
+        max_tokens: int = 64,
+        length_penalty: float = 1.0,
+        adapter: str = "",
+    ) -> list[GenerationResult]:
+        """Find the likeliest answers as wholes, best first: as many as the width.
+
+        Args:
+            prompt: A string or token ids to continue.
+            width: Answers kept at a time, at most 10.
+            max_tokens: Length of an answer at most.
+            length_penalty: Answers are compared by their log-probability over their length to
+                this power: above 0 prefers longer ones.
+            adapter: Name of a loaded adapter; empty takes the model itself.
+
+        Raises:
+            RequestError: the width is out of range, or as `generate` raises it.
+        """
+        tokens = self._encode(prompt)
+
+        def ask(answers: Sequence[tuple[int, ...]], count: int) -> list[Alternatives]:
+            sampling = SamplingParams(max_tokens=1, temperature=0, logprobs=count, ignore_eos=True)
+            prompts = [[*tokens, *answer] for answer in answers]
+            results = self._answer(prompts, sampling, [adapter] * len(prompts))
+            return [result.logprobs[0].top for result in results]
+
+        beams = beam_search(
+            ask,
+            self._model.eos_token_ids,
+            width=width,
+            max_tokens=max_tokens,
+            length_penalty=length_penalty,
+        )
+        return [self._beam_result(len(tokens), beam) for beam in beams]
+
     def logits(self, ids: Sequence[int], num_prompt: int | None = None) -> "NDArray[np.float32]":
         """Logits of every position of a sequence: an array [T, V] in float32.
 
@@ -346,6 +388,16 @@ class LLM:
         for event in self._events(requests):
             events[event.request_id].append(event)
         return [_result(events[request.request_id]) for request in requests]
+
+    def _beam_result(self, num_prompt: int, beam: Beam) -> GenerationResult:
+        shown = beam.tokens[:-1] if beam.is_ended else beam.tokens
+        return GenerationResult(
+            text="" if self._model.tokenizer is None else self.detokenize(shown),
+            tokens=beam.tokens,
+            finish_reason="stop" if beam.is_ended else "length",
+            usage=Usage(num_prompt, len(beam.tokens)),
+            logprob=beam.logprob,
+        )
 
     def _chat_params(self, params: SamplingParams | None) -> SamplingParams:
         """End an answer where its chat template's turns end, too."""
