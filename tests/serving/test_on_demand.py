@@ -1,4 +1,4 @@
-"""Models loaded on demand: there when asked for, ended when idle and in the way, never when busy."""
+"""Models on demand: there when asked for, ended when idle and in the way, never when busy."""
 
 import asyncio
 from typing import Any
@@ -90,7 +90,9 @@ def test_busy_model_is_left_alone_and_the_other_refused_for_now() -> None:
 def test_model_larger_than_the_budget_says_so() -> None:
     async def test() -> None:
         one = engine(ModelMemory(100 * MIB), weight_mib=200)
-        with pytest.raises(CapacityError, match="takes 200 MiB at least, .* may take 100: .*large"):
+        with pytest.raises(
+            CapacityError, match=r"takes 200 MiB at least, .* may take 100: .*large"
+        ):
             await collect(one, make_request(PROMPT))  # type: ignore[arg-type]
 
     run(test)

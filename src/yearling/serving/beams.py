@@ -6,6 +6,7 @@ the penalty.
 """
 
 import heapq
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class Beam:
 
     def score(self, length_penalty: float) -> float:
         """What answers of different lengths are compared by."""
-        return self.logprob / max(len(self.tokens), 1) ** length_penalty
+        return self.logprob / math.pow(max(len(self.tokens), 1), length_penalty)
 
 
 def beam_search(
@@ -64,9 +65,10 @@ def beam_search(
     live, ended = [Beam((), 0.0)], list[Beam]()
     for _ in range(max_tokens):
         # Twice the width: even if half of them end, enough go on.
+        told = ask([beam.tokens for beam in live], 2 * width)
         candidates = [
             Beam((*beam.tokens, token), beam.logprob + logprob, token in ends)
-            for beam, alternatives in zip(live, ask([b.tokens for b in live], 2 * width), strict=True)
+            for beam, alternatives in zip(live, told, strict=True)
             for token, logprob in alternatives
         ]
         best = heapq.nlargest(2 * width, candidates, key=lambda beam: beam.logprob)
@@ -75,8 +77,7 @@ def beam_search(
         live = [beam for beam in best if not beam.is_ended][:width]
         ended = heapq.nlargest(width, ended, key=lambda beam: beam.score(length_penalty))
         if not live or (
-            len(ended) == width
-            and live[0].score(length_penalty) <= ended[-1].score(length_penalty)
+            len(ended) == width and live[0].score(length_penalty) <= ended[-1].score(length_penalty)
         ):
             break
     found = [*ended, *live]
