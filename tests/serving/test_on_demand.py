@@ -90,9 +90,10 @@ def test_busy_model_is_left_alone_and_the_other_refused_for_now() -> None:
 def test_model_larger_than_the_budget_says_so() -> None:
     async def test() -> None:
         one = engine(ModelMemory(100 * MIB), weight_mib=200)
-        with pytest.raises(
-            CapacityError, match=r"takes 200 MiB at least, .* may take 100: .*large"
-        ):
+        complaint = r"takes 200 MiB at least, .* may take 100: .*large"
+        with pytest.raises(CapacityError, match=complaint):
+            await one.start()
+        with pytest.raises(CapacityError, match=complaint):
             await collect(one, make_request(PROMPT))  # type: ignore[arg-type]
 
     run(test)

@@ -278,6 +278,7 @@ class Engine:
         if self._is_guessing and len(self._scheduler.running) <= self._config.max_guesses:
             for sequence in self._scheduler.running:
                 self._generations[sequence.request_id].guess()
+        self._look_ahead(events)
         chunks = self._scheduler.schedule()
         if not chunks:
             return
@@ -294,6 +295,22 @@ class Engine:
         self._counts.num_steps += 1
         self._counts.executor_seconds += returned - called
         self._counts.step_seconds += perf_counter() - started
+
+    def _look_ahead(self, events: list[OutputEvent]) -> None:
+        """Find what may come next in every guided answer, all at once; end those that cannot."""
+        waiting = [
+            (generation, generation.guided)
+            for generation in self._generations.values()
+            if generation.guided is not None and generation.guided.is_waiting
+        ]
+        if not waiting:
+            return
+        assert self._guides is not None, "something guides them"
+        self._guides.look_ahead([guided for _, guided in waiting])
+        for generation, guided in waiting:
+            if guided.problem is not None:
+                events.append(generation.guide_failed(guided.problem))
+                self._forget(generation)
 
     def _take(
         self,

@@ -136,7 +136,8 @@ class Generation:
             self.sequence.request_id, text, finish_reason=reason, usage=self.usage, error=error
         )
 
-    def _guide_failed(self, problem: str) -> OutputEvent:
+    def guide_failed(self, problem: str) -> OutputEvent:
+        """The final event when the guide cannot go on."""
         assert self.sampling.guide is not None
         name = self.sampling.guide.field
         event = self.end("error", error=f"{name} cannot guide this answer any further: {problem}")
@@ -165,7 +166,7 @@ class Generation:
         if self.guided is not None:
             self.guided.take(token)
             if self.guided.problem is not None:
-                return self._guide_failed(self.guided.problem)
+                return self.guide_failed(self.guided.problem)
         text = "" if self.detokenizer is None else self.detokenizer.push(token)
         reason = self._finish_reason(token)
         if reason is not None and self.detokenizer is not None:

@@ -11,21 +11,26 @@ arXiv:2307.09702, on guiding by masks.
 """
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from yearling.core.errors import RequestError, UnsupportedError
 from yearling.serving.detokenizer import TokenText
 from yearling.serving.request import Guide
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
+    from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 __all__ = ["GuideTokenizer", "Guided", "Guides"]
 
 _WORD_BITS = 32
+_SLICES = ("[A-Za-z ]{1,12}", "[a-z]{1,12}")
+"""Tokens that are looked at together where a guide allows all of them, beside those of JSON."""
+
 _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
@@ -54,6 +59,7 @@ class Guides:
         self._vocabulary = vocabulary
         self._end_token_ids = sorted(end_token_ids)
         self._trie: LLTokenizer | None = None
+        self._executor: LLExecutor | None = None
 
     def begin(self, guide: Guide) -> "Guided":
         """Compile a guide for a new answer.
@@ -71,10 +77,26 @@ class Guides:
             matcher = LLMatcher(self._trie, _grammar(guide), log_level=0, limits=limits)
         except ValueError as error:
             raise _refused(guide, str(error)) from None
-        guided = Guided(matcher, self._vocabulary)
+        guided = Guided(matcher, self)
+        self.look_ahead([guided])
         if guided.problem is not None:
             raise _refused(guide, guided.problem)
         return guided
+
+    def look_ahead(self, several: "Sequence[Guided]") -> None:
+        """Find what may come next in each of several answers, on all cores."""
+        if self._executor is None:
+            from llguidance import LLExecutor
+
+            self._executor = LLExecutor(len(os.sched_getaffinity(0)))
+        masks = np.zeros((len(several), -(-self._vocabulary // _WORD_BITS)), np.uint32)
+        whole = [(one.matcher, n) for n, one in enumerate(several) if not one.matcher.is_error()]
+        if whole:
+            self._executor.unsafe_compute_mask_ptr(
+                whole, masks.ctypes.data, masks.strides[0], len(several)
+            )
+        for one, mask in zip(several, masks, strict=True):
+            one.see(mask)
 
     def _build_trie(self) -> "LLTokenizer":
         from llguidance import LLTokenizer, TokenizerWrapper
@@ -85,44 +107,59 @@ class Guides:
                 "this model has no token that ends an answer, so none can be guided to its end."
             )
         words = _Words(self._tokenizer, self._vocabulary, ids[0])
-        return LLTokenizer(TokenizerWrapper(words), n_vocab=self._vocabulary, eos_token=ids)
+        return LLTokenizer(
+            TokenizerWrapper(words),
+            n_vocab=self._vocabulary,
+            eos_token=ids,
+            slices=[*LLTokenizer.general_slices(), *_SLICES],
+        )
 
 
 class Guided:
     """One answer under a guide.
 
     Attributes:
-        allowed: Which tokens may come next, as `SampleInput.allowed` has it.
         problem: Why the answer cannot go on: a guide that became too complex; None while it can.
+        matcher: Where it stands.
     """
 
-    def __init__(self, matcher: "LLMatcher", vocabulary: int) -> None:
-        self.allowed = b""
+    def __init__(self, matcher: "LLMatcher", guides: Guides) -> None:
         self.problem: str | None = None
-        self._matcher = matcher
-        self._words = np.zeros(-(-vocabulary // _WORD_BITS), np.uint32)
-        self._look_ahead()
+        self.matcher = matcher
+        self._guides = guides
+        self._allowed: bytes | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nobody has looked ahead since the last token."""
+        return self._allowed is None
+
+    @property
+    def allowed(self) -> bytes:
+        """Which tokens may come next, as `SampleInput.allowed` has it."""
+        if self._allowed is None:
+            self._guides.look_ahead([self])
+        assert self._allowed is not None, "seen a moment ago"
+        return self._allowed
 
     @property
     def is_finished(self) -> bool:
         """Whether nothing can follow but the end."""
-        return self.problem is None and self._matcher.is_stopped()
+        return self.problem is None and self.matcher.is_stopped()
 
     def take(self, token: int) -> None:
-        """Go on by a token that was allowed, and find what may follow it."""
-        if not self._matcher.consume_token(token):
-            self.problem = _first_line(self._matcher.get_error()) or f"it refuses token {token}"
-        elif not self.is_finished:
-            self._look_ahead()
+        """Go on by a token that was allowed."""
+        self._allowed = None
+        if not self.matcher.consume_token(token):
+            self.problem = _first_line(self.matcher.get_error()) or f"it refuses token {token}"
 
-    def _look_ahead(self) -> None:
-        if not self._matcher.is_error():
-            self._matcher.unsafe_compute_mask_ptr(self._words.ctypes.data, self._words.nbytes)
-        if self._matcher.is_error():
-            self.problem = _first_line(self._matcher.get_error())
-        elif not self._words.any():
+    def see(self, mask: NDArray[np.uint32]) -> None:
+        """Take what may come next, a bit for each token."""
+        if self.matcher.is_error():
+            self.problem = _first_line(self.matcher.get_error())
+        elif not mask.any():
             self.problem = "no token can follow"
-        self.allowed = self._words.tobytes()
+        self._allowed = mask.tobytes()
 
 
 class _Words:

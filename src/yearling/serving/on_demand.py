@@ -78,7 +78,12 @@ class OnDemandEngine:
             await self.worker.unload_adapter(name)
 
     async def start(self) -> None:
-        """Load nothing: that is done for the first request."""
+        """Load nothing: that is done for the first request.
+
+        Raises:
+            CapacityError: the model would not fit into the memory of an empty server.
+        """
+        self._memory.check(self)
 
     async def stop(self, drain_seconds: float = 0.0) -> None:
         """Let requests finish for so long, cancel the rest, end the process."""
@@ -116,6 +121,15 @@ class ModelMemory:
         finally:
             engine.num_users -= 1
             engine.last_used = time.monotonic()
+
+    def check(self, engine: OnDemandEngine) -> None:
+        """Refuse a model that can never be loaded.
+
+        Raises:
+            CapacityError: its files alone are larger than the limit.
+        """
+        if not self._fits(engine, ()):
+            raise CapacityError(self._refusal(engine, ()))
 
     async def _make_room(self, wanted: OnDemandEngine) -> None:
         loaded = [engine for engine in self.engines if engine.worker.pid is not None]
