@@ -23,7 +23,7 @@ class OpenVino:
         scheduler = openvino_genai.SchedulerConfig()
         scheduler.cache_size = _CACHE_GIGABYTES
         scheduler.max_num_batched_tokens = _STEP_TOKENS
-        scheduler.max_num_seqs = 64
+        scheduler.max_num_seqs = 128
         scheduler.dynamic_split_fuse = True
         scheduler.enable_prefix_caching = True
         self._pipeline = openvino_genai.ContinuousBatchingPipeline(str(model), scheduler, "CPU")

@@ -54,6 +54,28 @@ def serving(
 
 
 @app.command()
+def growth(
+    peers: Annotated[
+        str, typer.Option(help="Engines to compare with, separated by commas; or none.")
+    ] = "llama.cpp,openvino",
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds whose medians are told.")] = 3,
+    model: _Model = "smollm2",
+    chart: Annotated[Path | None, typer.Option(help="Also draw it, as .svg or .png.")] = None,
+    json_file: _Json = None,
+) -> None:
+    """Speed against the length of the context, and against the number of streams."""
+    run = _benchmark("benchmarks.serving.growth")
+    settings = run.GrowthSettings(
+        model=model, peers=() if peers == "none" else tuple(peers.split(",")), repeats=repeats
+    )
+    with _progress() as progress:
+        report = run.run_growth(settings, progress)
+    if chart is not None:
+        report.draw(chart)
+    _publish(report.as_text(), report.as_json(), json_file)
+
+
+@app.command()
 def correctness(
     tokens: Annotated[int, typer.Option(min=64, help="Tokens of text scored.")] = 2000,
     model: _Model = "smollm2",

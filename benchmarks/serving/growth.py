@@ -1,0 +1,189 @@
+"""`yearling bench growth`: how speed changes with the length of the context and with the streams.
+
+A point of context is one stream's speed behind a prompt of so many tokens: the tokens after the
+first, over the time after it. A point of streams is the speed of so many short answers together.
+Engines follow each other at every point, so they meet the same minute of the machine.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.peers import PEER_FILES, make_peer_files, peer_python
+from benchmarks.serving.engine_process import BenchmarkError, EngineCommand, EngineProcess
+from benchmarks.serving.machine import BusyWatch, busy_load
+from benchmarks.serving.prepare import requantised_file
+from benchmarks.serving.report import OURS
+from benchmarks.serving.session import Progress
+from benchmarks.serving.workload import Phase, Timing, english_text
+
+__all__ = ["GrowthReport", "GrowthSettings", "run_growth"]
+
+PEERS = ("llama.cpp", "openvino")
+
+_ENGINES = "benchmarks.serving.engines"
+_CONTEXTS = (256, 512, 1024, 2048, 4096, 8000)
+_STREAMS = (1, 2, 4, 8, 16, 32, 64, 128)
+_CONTEXT_TOKENS = 8192
+_SHORT_PROMPT_TOKENS = 16
+
+Curves = dict[str, dict[str, dict[int, float]]]
+"""Tokens per second by axis, engine and point."""
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthSettings:
+    """One run.
+
+    Attributes:
+        model: Store name or GGUF path.
+        peers: Names out of `PEERS`.
+        repeats: Rounds; the medians are told.
+        new_tokens: Tokens of each answer.
+    """
+
+    model: str = "smollm2"
+    peers: tuple[str, ...] = PEERS
+    repeats: int = 3
+    new_tokens: int = 48
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthReport:
+    """What a run found.
+
+    Attributes:
+        curves: `context` and `streams`.
+        warnings: What may have disturbed it.
+    """
+
+    curves: Curves
+    warnings: Sequence[str]
+
+    def as_text(self) -> str:
+        """A table for each axis."""
+        parts = []
+        for axis, by_engine in self.curves.items():
+            names = list(by_engine)
+            rows = [[axis, *names]]
+            for point in next(iter(by_engine.values())):
+                speeds = [f"{by_engine[name][point]:.0f}" for name in names]
+                rows.append([str(point), *speeds])
+            widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+            parts.append(
+                "\n".join(
+                    "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+                    for row in rows
+                )
+            )
+        return "\n\n".join(["Tokens per second, medians", *parts, *self.warnings])
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for programs."""
+        return {"tokens_per_second": self.curves, "warnings": list(self.warnings)}
+
+    def draw(self, path: Path) -> None:
+        """Draw both axes side by side, as the suffix says."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(10, 4), layout="constrained")
+        labels = {"context": "tokens of context, one stream", "streams": "streams"}
+        for axes, (axis, by_engine) in zip(
+            figure.subplots(1, len(self.curves)), self.curves.items(), strict=True
+        ):
+            for name, curve in by_engine.items():
+                axes.plot(list(curve), list(curve.values()), marker="o", markersize=3, label=name)
+            axes.set(xscale="log", xlabel=labels[axis], ylabel="tokens per second", ylim=(0, None))
+            points = list(next(iter(by_engine.values())))
+            axes.set_xticks(points, [str(point) for point in points])
+            axes.minorticks_off()
+            axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+        figure.savefig(path, metadata={"Date": None})
+
+
+def run_growth(settings: GrowthSettings, progress: Progress) -> GrowthReport:
+    """Measure both axes.
+
+    Raises:
+        BenchmarkError: a peer is unknown or not installed, or an engine fails.
+    """
+    from yearling.models.checkpoint import open_checkpoint
+    from yearling.models.store import resolve
+
+    path = resolve(settings.model)
+    if "llama.cpp" in settings.peers:
+        make_peer_files(path)
+    tokenizer = open_checkpoint(path).tokenizer()
+    if tokenizer is None:
+        raise BenchmarkError(f"{path} carries no tokenizer to cut prompts with.")
+    tokens = tokenizer.encode(english_text())
+    watch, load_warning = BusyWatch(), busy_load()
+    curves: Curves = {}
+    for axis, points in (("context", _CONTEXTS), ("streams", _STREAMS)):
+        samples: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        with ExitStack() as stack:
+            engines = [
+                stack.enter_context(EngineProcess(command))
+                for command in _commands(settings.peers, path, axis)
+            ]
+            for repeat in range(-1, settings.repeats):  # the first warms up, and does not count
+                for point in points:
+                    phase = _phase(axis, point, repeat, tokens, settings.new_tokens)
+                    for engine in engines:
+                        progress(f"{axis} {point}, round {repeat + 1}, {engine.name}")
+                        with watch.during(f"{engine.name} {axis} {point}", engine.pid):
+                            timing = engine.run(phase)
+                        if repeat >= 0:
+                            samples[engine.name][point].append(_speed(phase, timing))
+        curves[axis] = {
+            name: {point: median(values) for point, values in by_point.items()}
+            for name, by_point in samples.items()
+        }
+    return GrowthReport(curves, [*([load_warning] if load_warning else []), *watch.warnings()])
+
+
+def _commands(peers: tuple[str, ...], model: Path, axis: str) -> list[EngineCommand]:
+    if unknown := [peer for peer in peers if peer not in PEERS]:
+        raise BenchmarkError(f"unknown peers {', '.join(unknown)}: there are {', '.join(PEERS)}.")
+    commands = [EngineCommand(OURS, Path(sys.executable), f"{_ENGINES}.yearling", model)]
+    if "llama.cpp" in peers:
+        slots = 1 if axis == "context" else max(_STREAMS)
+        commands.append(
+            EngineCommand(
+                "llama.cpp",
+                peer_python(),
+                f"{_ENGINES}.llama_cpp",
+                requantised_file(model, PEER_FILES),
+                {"slots": slots, "slot_tokens": _CONTEXT_TOKENS if slots == 1 else 128},
+            )
+        )
+    if "openvino" in peers:
+        commands.append(EngineCommand("openvino", peer_python(), f"{_ENGINES}.openvino", model))
+    return commands
+
+
+def _phase(axis: str, point: int, repeat: int, tokens: Sequence[int], new_tokens: int) -> Phase:
+    size, count = (point, 1) if axis == "context" else (_SHORT_PROMPT_TOKENS, point)
+    start = (repeat + 1) * 7919 + 131 * point  # no two phases share a beginning
+    prompts = tuple(
+        tuple(tokens[(start + n * size + i) % len(tokens)] for i in range(size))
+        for n in range(count)
+    )
+    return Phase(axis, prompts, new_tokens, is_streamed=axis == "context")
+
+
+def _speed(phase: Phase, timing: Timing) -> float:
+    expected = phase.new_tokens * len(phase.prompts)
+    if timing.new_tokens != expected:
+        raise BenchmarkError(f"{phase.metric}: {timing.new_tokens} tokens came, not {expected}.")
+    if not phase.is_streamed:
+        return expected / timing.seconds
+    if timing.first_token_seconds is None:
+        raise BenchmarkError(f"{phase.metric}: the engine streamed nothing.")
+    return (expected - 1) / (timing.seconds - timing.first_token_seconds)
