@@ -109,11 +109,11 @@ inline int round_to_int8(const float* group, float inverse, std::int8_t* codes) 
   const __m256i packed = _mm256_permutevar8x32_epi32(
       _mm256_packs_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), packed);
-  alignas(32) int lanes[kLanes];
+  alignas(32) std::uint32_t lanes[kLanes];
   _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), sum);
-  int total = 0;
-  for (const int lane : lanes) total += lane;
-  return total;
+  std::uint32_t total = 0;  // unsigned: the sum of a row that is not finite may be anything
+  for (const std::uint32_t lane : lanes) total += lane;
+  return static_cast<int>(total);
 }
 
 #include "one_tile.hpp"

@@ -41,6 +41,12 @@ def test_factor_is_in_the_second_matrix(spec: ModelSpec, tmp_path: Path) -> None
         ({"settings": {"use_dora": True}}, "use_dora=True is not computed .* yearling merge"),
         ({"settings": {"rank_pattern": {"q_proj": 8}}}, "rank_pattern=.* yearling merge"),
         ({"settings": {"r": 0}}, "r and lora_alpha"),
+        ({"settings": {"r": -1}}, "make no factor"),
+        ({"settings": {"lora_alpha": 1e999}}, "make no factor"),
+        ({"settings": {"r": 1e999}}, "r and lora_alpha"),
+        ({"settings": {"lora_alpha": 10**400}}, "r and lora_alpha"),
+        ({"settings": {"init_lora_weights": "pissa"}}, "'pissa' changes the base's weights"),
+        ({"rank": 0, "settings": {"r": 4}}, "lora_A and lora_B of .* do not fit"),
         ({"settings": {"lora_alpha": "much"}}, "r and lora_alpha"),
         ({"modules": {"model.layers.7.self_attn.q_proj": (32, 32)}}, f"names such as {_QUERY}"),
         ({"modules": {"lm_head": (4, 32)}}, "which end in down_proj, gate_proj, k_proj, o_proj"),
@@ -62,6 +68,22 @@ def test_other_adapters_are_refused(
     folder = write_adapter(tmp_path / "a", options.pop("modules", _ONE), **options)
     with pytest.raises(ModelError, match=complaint):
         read_adapter(folder, spec)
+
+
+def test_version_follows_weights_and_factor(spec: ModelSpec, tmp_path: Path) -> None:
+    folders = [
+        write_adapter(tmp_path / str(n), _ONE, seed=seed, settings={"lora_alpha": alpha})
+        for n, (seed, alpha) in enumerate([(0, 8), (0, 16), (1, 8), (0, 8)])
+    ]
+    first, other_factor, other_weights, same = (read_adapter(f, spec).version for f in folders)
+    assert first == same
+    assert len({first, other_factor, other_weights}) == 3
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "a\0b"])
+def test_name_that_no_folder_can_have_is_not_found(spec: ModelSpec, path: str) -> None:
+    with pytest.raises(ModelError, match=r"holds no adapter_config\.json"):
+        read_adapter(Path(path), spec)
 
 
 def test_adapter_of_other_positions_is_to_be_merged(spec: ModelSpec, tmp_path: Path) -> None:

@@ -87,6 +87,8 @@ def _kill_worker(live: LiveServer) -> None:
         ({"lora_name": "first", "lora_path": "FOLDER"}, "lora_name", "served here already"),
         ({"lora_name": "base", "lora_path": "FOLDER"}, "lora_name", "served here already"),
         ({"lora_name": "x", "lora_path": "/nowhere"}, "lora_path", "no adapter_config.json"),
+        ({"lora_name": "x", "lora_path": "a\0b"}, "lora_path", "no adapter_config.json"),
+        ({"lora_name": "x", "lora_path": "/" + "x" * 300}, "lora_path", "name too long"),
         ({"lora_name": "x"}, "lora_path", "required"),
         (
             {"lora_name": "x", "lora_path": "FOLDER", "base_model_name": "first"},

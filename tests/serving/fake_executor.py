@@ -39,6 +39,7 @@ class FakeExecutor:
 
     block_size = 16
     kv_type = "float32"
+    threads = 1
 
     def __init__(
         self,
@@ -145,8 +146,13 @@ class FakeExecutor:
     def _run(self, part: SequenceInput) -> SequenceOutput:
         end = part.start + len(part.tokens)
         values = self._read(part, end)
-        if self.bad_token is not None and any(v % _PROMPT_UNIT == self.bad_token for v in values):
-            return SequenceOutput(error="the logits are not finite")
+        if self._is_broken(values):
+            sound = []
+            for row, sample in enumerate(part.guesses, end - len(part.guesses)):
+                if self._is_broken(self._read(part, row)):
+                    break
+                sound.append(self._choose(self._read(part, row), sample))
+            return SequenceOutput(error="the logits are not finite", guesses=tuple(sound))
         scores = tuple(
             SampleOutput(target, score(self._read(part, part.start + row + 1), target))
             for row, target in enumerate(part.score_targets)
@@ -159,6 +165,9 @@ class FakeExecutor:
             for index, sample in enumerate(part.guesses)
         )
         return SequenceOutput(self._choose(values, part.sample), scores, guesses=guesses)
+
+    def _is_broken(self, values: list[int]) -> bool:
+        return any(value % _PROMPT_UNIT == self.bad_token for value in values)
 
     def _choose(self, values: list[int], sample: SampleInput) -> SampleOutput:
         key = values if sample.temperature == 0 else [*values, sample.seed % 2**31]

@@ -56,7 +56,10 @@ def test_one_beam_is_greedy() -> None:
     tokens: list[int] = []
     for _ in range(6):
         tokens.append(max(range(VOCABULARY), key=_logprobs(tokens).__getitem__))
-    assert found == Beam(tuple(tokens), pytest.approx(found.logprob))
+    assert found.tokens == tuple(tokens)
+    assert found.logprob == pytest.approx(
+        sum(_logprobs(tokens[:i])[token] for i, token in enumerate(tokens))
+    )
 
 
 def test_width_finds_what_greed_misses() -> None:
@@ -65,6 +68,11 @@ def test_width_finds_what_greed_misses() -> None:
         for width in (1, 10)
     )
     assert wide.logprob > narrow.logprob
+
+
+def test_answer_has_a_token_at_least() -> None:
+    with pytest.raises(RequestError, match="max_tokens=0 must be at least 1"):
+        beam_search(_ask, {END}, width=2, max_tokens=0, length_penalty=1.0)
 
 
 @pytest.mark.parametrize("width", [0, 11])

@@ -100,6 +100,35 @@ def test_no_guesses_where_a_choice_depends_on_the_one_before_or_nothing_is_undon
         assert engine.stats().guessed_tokens == 0
 
 
+def test_wrong_guess_that_breaks_the_logits_hurts_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = true_answer(PROMPTS[0], 40)
+    bad = next(token for token in range(256) if token not in {*answer, *PROMPTS[0]})
+    monkeypatch.setattr(Oracle, "guess", lambda _, tokens: (*true_answer(tokens, 2), bad, bad))
+    engine = make_engine(FakeExecutor(bad_token=bad), speculation="prompt_lookup")
+    (given,) = drive(engine, make_request(PROMPTS[0], max_tokens=40))
+    assert given.tokens == answer
+    assert engine.stats().guessed_tokens > 40
+    # But an answer that really goes there ends.
+    late = answer[20]
+    engine = make_engine(FakeExecutor(bad_token=late), speculation="prompt_lookup")
+    (given,) = drive(engine, make_request(PROMPTS[0], max_tokens=40))
+    assert given.events[-1].finish_reason == "error"
+    assert given.tokens == answer[: answer.index(late) + 1]
+
+
+def test_guesses_do_not_hold_up_a_prompt() -> None:
+    engine = make_engine(speculation="prompt_lookup", max_guesses=63, max_step_tokens=16)
+    engine.add(make_request(PROMPTS[0], max_tokens=200))
+    for _ in range(8):
+        engine.step()
+    late = make_request(PROMPTS[1], max_tokens=4)
+    engine.add(late)
+    steps = next(
+        n for n in range(100) if any(e.request_id == late.request_id for e in engine.step())
+    )
+    assert steps <= len(PROMPTS[1]) // 15 + 1
+
+
 def test_guesses_are_shorter_after_one_that_failed() -> None:
     lookup = PromptLookup(most=8)
     seen = [1, 2, 3, *range(10, 30), 1, 2, 3]
@@ -116,7 +145,9 @@ def test_guesses_are_shorter_after_one_that_failed() -> None:
 def test_real_answers_keep_their_bits(smollm2_path: Path, temperature: float) -> None:
     text = "The quick brown fox jumps over the lazy dog, and the cat looks on."
     prompts = [f"{text} {text} The quick brown", "Once upon a time, there was", "1 2 3 4 1 2 3 4 1"]
-    sampling = SamplingParams(max_tokens=48, temperature=temperature, seed=5, logprobs=2)
+    sampling = SamplingParams(
+        max_tokens=48, min_tokens=40, temperature=temperature, seed=5, logprobs=2
+    )
     with (
         LLM(smollm2_path, speculation="none") as plain,
         LLM(smollm2_path, speculation="prompt_lookup") as guessing,

@@ -1,6 +1,7 @@
 """Models on demand: there when asked for, ended when idle and in the way, never when busy."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +10,15 @@ from test_worker import collect, kill, new_worker, until
 
 from yearling.core.errors import CapacityError, ModelFormatError
 from yearling.serving.on_demand import ModelMemory, OnDemandEngine
+from yearling.serving.worker import RestartPolicy
 
 MIB = 1 << 20
 PROMPT = range(20)
 
 
 def engine(memory: ModelMemory, *, weight_mib: int = 0, **arguments: Any) -> OnDemandEngine:
-    return OnDemandEngine(new_worker(**arguments), weight_mib * MIB, memory)
+    worker = new_worker(policy=RestartPolicy(max_crashes=0), **arguments)
+    return OnDemandEngine(worker, weight_mib * MIB, memory)
 
 
 async def _size_of_one() -> int:
@@ -99,6 +102,54 @@ def test_model_larger_than_the_budget_says_so() -> None:
     run(test)
 
 
+def test_client_that_leaves_while_another_model_is_ended_leaves_nothing_half_way() -> None:
+    async def test() -> None:
+        size = await _size_of_one()
+        memory = ModelMemory(size * 3 // 2 * MIB)
+        first, second = (engine(memory, weight_mib=size) for _ in range(2))
+        await collect(first, make_request(PROMPT))  # type: ignore[arg-type]
+        leaving = asyncio.create_task(collect(second, make_request(PROMPT)))  # type: ignore[arg-type]
+        await until(lambda: first.worker.state == "stopping")
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert second.num_users == 0
+        for one in (first, second, first):
+            answer = await collect(one, make_request(PROMPT))  # type: ignore[arg-type]
+            assert answer.tokens == true_answer(PROMPT, 16)
+        for one in (first, second):
+            await one.stop()
+
+    run(test)
+
+
+def test_loading_one_model_does_not_hold_up_another() -> None:
+    async def test() -> None:
+        memory = ModelMemory(1 << 40)
+        loaded, slow = engine(memory), engine(memory)
+        await collect(loaded, make_request(PROMPT))  # type: ignore[arg-type]
+        waiting = asyncio.create_task(collect(slow, make_request(PROMPT)))  # type: ignore[arg-type]
+        await until(lambda: slow.worker.state == "starting")
+        await collect(loaded, make_request(PROMPT))  # type: ignore[arg-type]
+        assert slow.worker.state == "starting"
+        await waiting
+        for one in (loaded, slow):
+            await one.stop()
+
+    run(test)
+
+
+def test_adapter_is_forgotten_without_loading_the_model() -> None:
+    async def test() -> None:
+        one = engine(ModelMemory(1 << 40))
+        one.worker.adapters["a"] = Path("somewhere")
+        await one.unload_adapter("a")
+        assert not one.worker.adapters
+        assert one.worker.pid is None
+
+    run(test)
+
+
 def test_many_first_requests_load_once() -> None:
     async def test() -> None:
         one = engine(ModelMemory(1 << 40))
@@ -142,7 +193,7 @@ def test_crash_is_told_and_the_model_serves_again() -> None:
         kill(one.worker)
         last = [event async for event in events][-1]
         assert last.finish_reason == "error"
-        await until(lambda: one.worker.is_ready)
+        await until(lambda: one.worker.state == "failed")  # nothing is loaded for nobody
         assert (await collect(one, make_request(PROMPT))).tokens  # type: ignore[arg-type]
         await one.stop()
 

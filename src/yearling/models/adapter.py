@@ -8,6 +8,7 @@ Source: Hu et al. 2021, arXiv:2106.09685; rank-stabilised factor, Kalajdzievski 
 arXiv:2312.03732.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -28,7 +29,7 @@ from yearling.models.places import Place, hugging_face_places
 from yearling.models.spec import ModelSpec
 from yearling.models.weights import Role, Weight
 
-__all__ = ["LowRankAdapter", "Update", "read_adapter"]
+__all__ = ["LowRankAdapter", "Update", "read_adapter", "refuse_changed_base"]
 
 Floats = NDArray[np.float32]
 
@@ -64,10 +65,12 @@ class LowRankAdapter:
     Attributes:
         path: Its folder.
         updates: By layer and role of the matrix.
+        version: Changes whenever they do.
     """
 
     path: Path
     updates: Mapping[tuple[int, Role], Update]
+    version: str
 
 
 def read_adapter(folder: Path, spec: ModelSpec) -> LowRankAdapter:
@@ -79,13 +82,14 @@ def read_adapter(folder: Path, spec: ModelSpec) -> LowRankAdapter:
             modules that this model has.
     """
     for name in (_CONFIG, _WEIGHTS):
-        if not (folder / name).is_file():
+        if not _is_file(folder / name):
             raise ModelNotFoundError(
                 f"{folder} holds no {name}, so it is no adapter in PEFT's format."
             )
     if (folder / _POSITIONS).exists():
         raise _merge_instead(folder, "it was trained with other positions than its base has")
-    factor = _factor(folder, read_json_object(folder / _CONFIG, _MAX_CONFIG_BYTES))
+    settings = read_json_object(folder / _CONFIG, _MAX_CONFIG_BYTES)
+    factor = _factor(folder, settings)
     modules = _modules(spec)
     updates: dict[tuple[int, Role], Update] = {}
     for name, (first, second) in _matrices(folder).items():
@@ -105,7 +109,7 @@ def read_adapter(folder: Path, spec: ModelSpec) -> LowRankAdapter:
             updates[weight.layer, weight.role] = Update(first, rows * np.float32(factor))
     if not updates:
         raise ModelFormatError(f"{folder / _WEIGHTS} holds no update of any matrix.")
-    return LowRankAdapter(folder, updates)
+    return LowRankAdapter(folder, updates, _version(folder, factor))
 
 
 def _factor(folder: Path, settings: Mapping[str, Any]) -> float:
@@ -113,15 +117,50 @@ def _factor(folder: Path, settings: Mapping[str, Any]) -> float:
     kind = settings.get("peft_type")
     if kind != "LORA":
         raise ModelFormatError(f"{folder}: peft_type={kind!r} is no low-rank adapter.")
+    refuse_changed_base(folder, settings)
     off: tuple[Any, ...] = (None, False, "", "none", "NONE", [], {})
     for key, value in sorted(settings.items()):
         if key not in _READ | _INERT and value not in off:
             raise _merge_instead(folder, f"{key}={value!r} is not computed beside a base")
     try:
         rank, alpha = int(settings["r"]), float(settings["lora_alpha"])
-        return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        factor = alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
         raise ModelFormatError(f"{folder / _CONFIG}: r and lora_alpha: {error!r}.") from error
+    if rank < 1 or not math.isfinite(factor):
+        raise ModelFormatError(
+            f"{folder / _CONFIG}: r={rank} and lora_alpha={alpha:g} make no factor."
+        )
+    return factor
+
+
+def refuse_changed_base(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse an adapter whose beginning changed the base as well, as PiSSA's does.
+
+    Raises:
+        ModelFormatError: the base would have to be changed for it.
+    """
+    start = settings.get("init_lora_weights", True)
+    if start not in (None, True, False, "gaussian", "eva", "orthogonal"):
+        raise ModelFormatError(
+            f"{folder}: init_lora_weights={start!r:.40} changes the base's weights as well. "
+            "Convert the adapter with PEFT: "
+            "save_pretrained(…, path_initial_model_for_weight_conversion=…)."
+        )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _version(folder: Path, factor: float) -> str:
+    with (folder / _WEIGHTS).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    digest.update(repr(factor).encode())
+    return digest.hexdigest()
 
 
 def _matrices(folder: Path) -> dict[str, tuple[Floats, Floats]]:
@@ -140,7 +179,8 @@ def _matrices(folder: Path) -> dict[str, tuple[Floats, Floats]]:
         found.setdefault(module, {})[part] = values
     pairs = {}
     for module, parts in found.items():
-        if len(parts) != 2 or parts["A.weight"].shape[0] != parts["B.weight"].shape[1]:
+        is_pair = len(parts) == 2 and len(parts["A.weight"]) == parts["B.weight"].shape[1] > 0
+        if not is_pair:
             raise ModelFormatError(
                 f"{folder / _WEIGHTS}: lora_A and lora_B of {module} do not fit each other."
             )

@@ -20,7 +20,7 @@ async def adapter_of(base: ServedModel, name: str, folder: Path) -> ServedModel:
     The chat template that it was trained with, where one lies beside it, is the one it chats by.
 
     Raises:
-        RequestError: the base is an adapter itself.
+        RequestError: the base is an adapter itself, or the folder cannot be looked into.
         TemplateError: its template does not fit the tokenizer.
     """
     if base.base is not None:
@@ -28,8 +28,12 @@ async def adapter_of(base: ServedModel, name: str, folder: Path) -> ServedModel:
             f"{base.name} is an adapter itself: name the model {base.base}.",
             parameter="base_model_name",
         )
-    template = await asyncio.to_thread(_template, base, folder)
-    identity = f"{base.fingerprint} {folder.resolve()}"
+    try:
+        template = await asyncio.to_thread(_template, base, folder)
+        changed = [file.stat().st_mtime_ns for file in sorted(folder.glob("adapter_*"))]
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{str(folder)!r:.200}: {error}", parameter="lora_path") from error
+    identity = f"{base.fingerprint} {folder} {changed}"
     return replace(
         base,
         name=name,

@@ -17,12 +17,13 @@ from yearling.models.store import resolve
 from yearling.server.config import LoraSettings, ServerConfig, ServeSettings
 from yearling.serving.async_engine import AsyncEngine
 from yearling.serving.model import load_model
-from yearling.serving.worker import ModelWorker
+from yearling.serving.worker import ModelWorker, RestartPolicy
 
 if TYPE_CHECKING:
     import socket
 
     from yearling.server.models import ServedModel
+    from yearling.serving.on_demand import OnDemandEngine
 
 __all__ = ["serve", "serve_models"]
 
@@ -43,16 +44,18 @@ async def serve(
         YearlingError: a model cannot be found or loaded.
     """
     options = settings.engine.model_dump()
+    # A model on demand that crashed is loaded again when it is asked for, where there is room.
+    policy = RestartPolicy(max_crashes=0) if settings.is_on_demand else None
     workers = [
-        ModelWorker(name, {"path": str(resolve(name)), "options": options})
+        ModelWorker(name, {"path": str(resolve(name)), "options": options}, policy=policy)
         for name in settings.models
     ]
-    engines: Sequence[AsyncEngine] = workers
+    engines: Sequence[ModelWorker | OnDemandEngine] = workers
     if settings.is_on_demand:
         engines = _on_demand(workers, settings)
     starting = [
-        asyncio.create_task(_start(engine, settings.loras_of(name)))
-        for engine, name in zip(engines, settings.names, strict=True)
+        asyncio.create_task(_start(engine, resolve(model), settings.loras_of(name)))
+        for engine, model, name in zip(engines, settings.models, settings.names, strict=True)
     ]
     # Lets the children start before the imports below keep this thread busy.
     await asyncio.sleep(0.02)
@@ -109,28 +112,35 @@ async def serve_models(
         await _stop([model.engine for model in models if model.base is None], starting)
 
 
-def _on_demand(workers: Sequence[ModelWorker], settings: ServeSettings) -> list[AsyncEngine]:
+def _on_demand(workers: Sequence[ModelWorker], settings: ServeSettings) -> "list[OnDemandEngine]":
     from yearling.core.memory import available_bytes
     from yearling.serving.on_demand import ModelMemory, OnDemandEngine
 
     limit = settings.model_memory_mib
     memory = ModelMemory(available_bytes() * 4 // 5 if limit is None else limit << 20)
     return [
-        OnDemandEngine(worker, _size_of(resolve(name)), memory)
+        OnDemandEngine(worker, _size_of(resolve(name), settings.engine.weights), memory)
         for worker, name in zip(workers, settings.models, strict=True)
     ]
 
 
-def _size_of(model: Path) -> int:
-    """Bytes of a model's weights on the disk."""
-    files = model.glob("*.safetensors") if model.is_dir() else [model]
-    return sum(file.stat().st_size for file in files)
+def _size_of(model: Path, weights: str) -> int:
+    """Bytes of a model's weights, once they are loaded; a folder's have 16 bits, mostly."""
+    if not model.is_dir():
+        return model.stat().st_size
+    stored = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+    return stored * {"int8": 9, "int4": 5}.get(weights, 16) // 16
 
 
-async def _start(engine: AsyncEngine, loras: "Sequence[LoraSettings]") -> None:
+async def _start(
+    engine: "ModelWorker | OnDemandEngine", path: Path, loras: "Sequence[LoraSettings]"
+) -> None:
     await engine.start()
     for lora in loras:
-        await engine.load_adapter(lora.name, lora.folder)
+        if isinstance(engine, ModelWorker):
+            await engine.load_adapter(lora.name, lora.folder)
+        else:
+            await asyncio.to_thread(engine.remember_adapter, lora.name, lora.folder, path)
 
 
 async def _when_ready(

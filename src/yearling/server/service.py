@@ -1,5 +1,6 @@
 """What every route shares: models, access, limits, metrics, and whether the server drains."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -22,6 +23,7 @@ class Service:
     Attributes:
         is_draining: The server is about to stop: running answers finish, new work is refused.
         num_open_requests: HTTP requests that are being answered.
+        changing_adapters: Held while one is loaded or unloaded.
     """
 
     def __init__(self, models: Sequence[ServedModel], config: ServerConfig) -> None:
@@ -31,6 +33,7 @@ class Service:
         self.access = Access(config)
         self.metrics = Metrics(self.models)
         self.responses = ResponseStore(config.limits)
+        self.changing_adapters = asyncio.Lock()
         self.is_draining = False
         self.num_open_requests = 0
         self._observers = {

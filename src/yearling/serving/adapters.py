@@ -93,9 +93,7 @@ class Adapters:
     def _find(self, name: str) -> Adapter:
         if name not in self._by_name:
             there = ", ".join(self._by_name) or "none"
-            raise RequestError(
-                f"no adapter is named {name!r:.80}; there is {there}.", parameter="adapter"
-            )
+            raise RequestError(f"no adapter is named {name!r:.80}; there is {there}.")
         return self._by_name[name]
 
     def _free_unused(self, adapter: Adapter) -> None:

@@ -130,8 +130,7 @@ class LocalEngine:
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[OutputEvent, None]:
         """Admit a request and yield its events; closing the iterator cancels it."""
-        if not self.is_ready:
-            raise EngineError(self.error or f"the engine is {self.state}: try again in a moment.")
+        self._check_ready()
         events = self._streams.generate(request, self._engine.limits, self._channel.command)
         try:
             async for event in events:
@@ -141,10 +140,12 @@ class LocalEngine:
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Let requests name an adapter."""
+        self._check_ready()
         await self._changes.ask(LoadAdapter(name, str(folder)), self._channel.command)
 
     async def unload_adapter(self, name: str) -> None:
         """Let no further request name an adapter."""
+        self._check_ready()
         await self._changes.ask(UnloadAdapter(name), self._channel.command)
 
     async def start(self) -> None:
@@ -162,8 +163,13 @@ class LocalEngine:
         await self._streams.drain(drain_seconds)
         self._channel.command(Stop())
         await asyncio.to_thread(self._thread.join)
+        self._changes.fail_all("the engine was stopped")
         self._thread = None
         self.state = "stopped"
+
+    def _check_ready(self) -> None:
+        if not self.is_ready:
+            raise EngineError(self.error or f"the engine is {self.state}: try again in a moment.")
 
     def _run(self) -> None:
         try:
@@ -182,6 +188,7 @@ class LocalEngine:
             if self._engine.error is not None and self.state == "ready":
                 self.state = "failed"
                 self._streams.fail_all(self._engine.error)
+                self._changes.fail_all(self._engine.error)
 
 
 class _ThreadChannel:

@@ -58,10 +58,12 @@ def beam_search(
         length_penalty: Above 0 longer answers are preferred, below 0 shorter ones.
 
     Raises:
-        RequestError: the width is out of range.
+        RequestError: the width or the length is out of range.
     """
     if not 1 <= width <= MOST_BEAMS:
         raise RequestError(f"width={width} must lie between 1 and {MOST_BEAMS}.", parameter="width")
+    if max_tokens < 1:
+        raise RequestError(f"max_tokens={max_tokens} must be at least 1.", parameter="max_tokens")
     live, ended = [Beam((), 0.0)], list[Beam]()
     for _ in range(max_tokens):
         # Twice the width: even if half of them end, enough go on.

@@ -162,7 +162,7 @@ class Engine:
         self._eos_token_ids = frozenset(eos_token_ids)
         self._guides = None
         if tokenizer is not None and vocabulary is not None:
-            self._guides = Guides(tokenizer, vocabulary, self._eos_token_ids)
+            self._guides = Guides(tokenizer, vocabulary, self._eos_token_ids, executor.threads)
         self._config = config
         self._is_guessing = config.speculation != "none" and executor.takes_guesses
         limits = StepLimits(

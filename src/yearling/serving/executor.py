@@ -125,7 +125,8 @@ class SequenceOutput:
         sample: The chosen token, or None when none was asked for.
         scores: One per entry of `score_targets`; None where the target was -1.
         error: Set when this sequence alone failed (non-finite logits); the others are valid.
-        guesses: The chosen tokens, one per entry of `guesses`.
+        guesses: The chosen tokens, one per entry of `guesses`; of a sequence that failed those
+            before its first broken row.
     """
 
     sample: SampleOutput | None = None
@@ -148,6 +149,7 @@ class Executor(Protocol):
         needs_whole_prompt: A prompt is computed in one step, because its tokens see each other.
         can_share_prefixes: Whether equal prefixes give equal keys and values, whatever follows;
             not so for states, prefix masks and rotations that depend on the length.
+        threads: Threads that compute.
         takes_guesses: Whether tokens computed in vain leave nothing behind that the right ones
             in their place do not overwrite.
     """
@@ -161,6 +163,7 @@ class Executor(Protocol):
     needs_whole_prompt: bool
     can_share_prefixes: bool
     takes_guesses: bool
+    threads: int
 
     def execute(self, step: Sequence[SequenceInput]) -> list[SequenceOutput]:
         """Run one step; afterwards the keys and values of all its tokens are in the cache."""

@@ -11,7 +11,6 @@ arXiv:2307.09702, on guiding by masks.
 """
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -46,7 +45,11 @@ class Guides:
     """Begins guided answers over one tokenizer."""
 
     def __init__(
-        self, tokenizer: GuideTokenizer, vocabulary: int, end_token_ids: Iterable[int]
+        self,
+        tokenizer: GuideTokenizer,
+        vocabulary: int,
+        end_token_ids: Iterable[int],
+        threads: int = 1,
     ) -> None:
         """Take what is needed; the trie of all tokens is built for the first guide.
 
@@ -54,10 +57,12 @@ class Guides:
             tokenizer: Of the model.
             vocabulary: Token ids run from 0 to here.
             end_token_ids: Ids that end an answer, allowed where the guide is fulfilled.
+            threads: Threads that look ahead.
         """
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._end_token_ids = sorted(end_token_ids)
+        self._threads = threads
         self._trie: LLTokenizer | None = None
         self._executor: LLExecutor | None = None
 
@@ -84,11 +89,11 @@ class Guides:
         return guided
 
     def look_ahead(self, several: "Sequence[Guided]") -> None:
-        """Find what may come next in each of several answers, on all cores."""
+        """Find what may come next in each of several answers, side by side."""
         if self._executor is None:
             from llguidance import LLExecutor
 
-            self._executor = LLExecutor(len(os.sched_getaffinity(0)))
+            self._executor = LLExecutor(self._threads)
         masks = np.zeros((len(several), -(-self._vocabulary // _WORD_BITS)), np.uint32)
         whole = [(one.matcher, n) for n, one in enumerate(several) if not one.matcher.is_error()]
         if whole:

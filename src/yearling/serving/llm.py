@@ -237,9 +237,12 @@ class LLM:
             adapter: Name of a loaded adapter; empty takes the model itself.
 
         Raises:
-            RequestError: the width is out of range, or as `generate` raises it.
+            RequestError: the width or the length is out of range, or as `generate` raises it.
+            ContextLengthError: prompt and answer do not fit the context.
         """
         tokens = self._encode(prompt)
+        whole = SamplingParams(max_tokens=max(max_tokens, 1))
+        self._engine.limits.check(GenerationRequest("beams", tokens, whole), 0)
 
         def ask(answers: Sequence[tuple[int, ...]], count: int) -> list[Alternatives]:
             sampling = SamplingParams(max_tokens=1, temperature=0, logprobs=count, ignore_eos=True)

@@ -8,7 +8,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 from yearling.core.errors import CapacityError
@@ -28,6 +28,7 @@ class OnDemandEngine:
         weight_bytes: Size of its files: what it will take at least.
         num_users: Requests that are using it.
         last_used: Moment of the last use, by the monotonic clock.
+        loading: What loads it, for everybody who waits.
     """
 
     def __init__(self, worker: ModelWorker, weight_bytes: int, memory: "ModelMemory") -> None:
@@ -35,18 +36,19 @@ class OnDemandEngine:
         self.weight_bytes = weight_bytes
         self.num_users = 0
         self.last_used = 0.0
+        self.loading: asyncio.Task[None] | None = None
         self._memory = memory
         memory.engines.append(self)
 
     @property
     def state(self) -> EngineState:
         """Where it is in its life: a model that is not loaded takes requests as well."""
-        return "restarting" if self.worker.state == "restarting" else "ready"
+        return "ready"
 
     @property
     def is_ready(self) -> bool:
         """Whether requests are taken now."""
-        return self.state == "ready"
+        return True
 
     @property
     def error(self) -> str | None:
@@ -73,9 +75,24 @@ class OnDemandEngine:
             await self.worker.load_adapter(name, folder)
 
     async def unload_adapter(self, name: str) -> None:
-        """Let no further request name an adapter."""
-        async with self._memory.using(self):
+        """Let no further request name an adapter; a model that is not loaded stays so."""
+        if self.worker.is_ready:
             await self.worker.unload_adapter(name)
+        else:
+            self.worker.adapters.pop(name, None)
+
+    def remember_adapter(self, name: str, folder: Path, model: Path) -> None:
+        """Have the model come with an adapter whenever it is loaded; loads nothing now.
+
+        Raises:
+            ModelError: the adapter cannot be read, or is of another model.
+        """
+        from yearling.models.adapter import read_adapter
+        from yearling.models.checkpoint import open_checkpoint
+
+        with closing(open_checkpoint(model)) as checkpoint:
+            read_adapter(folder, checkpoint.spec)
+        self.worker.adapters[name] = folder
 
     async def start(self) -> None:
         """Load nothing: that is done for the first request.
@@ -111,12 +128,10 @@ class ModelMemory:
             CapacityError: it does not fit beside the models that answer somebody.
             YearlingError: it cannot be loaded; the error has its own type.
         """
-        async with self._changing:
-            if engine.worker.state in ("stopped", "failed"):
-                await self._make_room(engine)
-                await engine.worker.start()
-            engine.num_users += 1
+        engine.num_users += 1
         try:
+            if not engine.worker.is_ready:
+                await self._loaded(engine)
             yield
         finally:
             engine.num_users -= 1
@@ -131,18 +146,26 @@ class ModelMemory:
         if not self._fits(engine, ()):
             raise CapacityError(self._refusal(engine, ()))
 
-    async def _make_room(self, wanted: OnDemandEngine) -> None:
-        loaded = [engine for engine in self.engines if engine.worker.pid is not None]
-        idle = sorted(
-            (engine for engine in loaded if engine.num_users == 0),
-            key=lambda engine: engine.last_used,
-        )
-        while not self._fits(wanted, loaded):
-            if not idle:
-                raise CapacityError(self._refusal(wanted, loaded))
-            victim = idle.pop(0)
-            await victim.worker.stop()
-            loaded.remove(victim)
+    async def _loaded(self, engine: OnDemandEngine) -> None:
+        """Wait until a model is loaded; whoever leaves meanwhile stops nothing half way."""
+        if engine.loading is None or engine.loading.done():
+            engine.loading = asyncio.create_task(self._load(engine))
+            engine.loading.add_done_callback(_note_failure)
+        await asyncio.shield(engine.loading)
+
+    async def _load(self, wanted: OnDemandEngine) -> None:
+        async with self._changing:
+            if wanted.worker.is_ready:
+                return
+            loaded = [engine for engine in self.engines if engine.worker.pid is not None]
+            while not self._fits(wanted, loaded):
+                idle = [engine for engine in loaded if engine.num_users == 0]
+                if not idle:
+                    raise CapacityError(self._refusal(wanted, loaded))
+                victim = min(idle, key=lambda engine: engine.last_used)
+                await victim.worker.stop()
+                loaded.remove(victim)
+            await wanted.worker.start()
 
     def _fits(self, wanted: OnDemandEngine, loaded: "Sequence[OnDemandEngine]") -> bool:
         taken = sum(_resident_bytes(engine.worker.pid) for engine in loaded)
@@ -170,3 +193,9 @@ def _resident_bytes(pid: int | None) -> int:
     except (OSError, ValueError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _note_failure(loading: "asyncio.Task[None]") -> None:
+    """Look at the outcome, so that asyncio does not complain where everybody has left."""
+    if not loading.cancelled():
+        loading.exception()

@@ -100,18 +100,22 @@ class Scheduler:
         """Choose the chunks of the next step; blocks for all their tokens are taken.
 
         Sequences that only need their next token come first, so that a long prompt never
-        holds them up; then prompts under way; then the queue.
+        holds them up; then prompts under way; then the queue; guesses take what is left.
         """
         self._tokens_left = self._limits.max_step_tokens
         self._rows_left = self._limits.max_logit_rows
         chunks: list[Chunk] = []
         num_preemptions = self.num_preemptions
         self._continue_answers(chunks)
+        num_answers = self._num_answering = len(chunks)
         for sequence in self.running:
             if sequence.is_scoring or sequence.num_remaining > 1:
                 self._take_chunk(sequence, chunks)
         if self.num_preemptions == num_preemptions:
             self._admit(chunks)
+        if not self.waiting:  # or guesses would take the blocks that somebody waits for
+            for number in range(num_answers):
+                chunks[number] = self._with_guesses(chunks[number])
         return chunks
 
     def advance(self, chunk: Chunk) -> None:
@@ -129,9 +133,6 @@ class Scheduler:
                     break
                 self._append(Chunk(sequence, 1, is_sampling=True), chunks)
             index += 1
-        self._num_answering = len(chunks)
-        for number, chunk in enumerate(chunks):
-            chunks[number] = self._with_guesses(chunk)
 
     def _with_guesses(self, chunk: Chunk) -> Chunk:
         """The chunk with as many guesses as fit beside everybody's next token."""

@@ -23,7 +23,7 @@ from pydantic import Field
 
 from yearling.core.config import Config
 from yearling.core.environment import child_environment
-from yearling.core.errors import EngineError, WorkerLostError, YearlingError
+from yearling.core.errors import EngineError, RequestError, WorkerLostError, YearlingError
 from yearling.serving.adapter_changes import AdapterChanges
 from yearling.serving.admission import AdmissionLimits
 from yearling.serving.async_engine import EngineState
@@ -74,6 +74,7 @@ class ModelWorker:
         state: Where it is in its life: `restarting` after a crash, `failed` after too many.
         error: Why it is not ready, or None.
         num_restarts: Children started after a crash.
+        adapters: Folders by name, which every child loads.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class ModelWorker:
         self._crashes: deque[float] = deque()
         self._streams = StreamTable()
         self._changes = AdapterChanges()
-        self._adapters: dict[str, str] = {}
+        self.adapters: dict[str, Path] = {}
         self._stats = EngineStats()
         self._limits: AdmissionLimits | None = None
         self._child: _Child | None = None
@@ -137,13 +138,17 @@ class ModelWorker:
         """Let requests name an adapter; a child that is started again loads it, too."""
         self._check_ready()
         await self._changes.ask(LoadAdapter(name, str(folder)), self._send)
-        self._adapters[name] = str(folder)
+        self.adapters[name] = folder
 
     async def unload_adapter(self, name: str) -> None:
         """Let no further request name an adapter."""
         self._check_ready()
-        await self._changes.ask(UnloadAdapter(name), self._send)
-        self._adapters.pop(name, None)
+        known = self.adapters.pop(name, None)
+        try:
+            await self._changes.ask(UnloadAdapter(name), self._send)
+        except RequestError:
+            if known is None:  # otherwise a child that came after could not load it
+                raise
 
     async def start(self) -> None:
         """Start the child and wait until the model is loaded.
@@ -200,8 +205,8 @@ class ModelWorker:
             how = await self._end_child()
             raise WorkerLostError(f"the worker of {self.name!r} {how} while loading the model.")
         self._limits, self._stats = report.limits, report.stats
-        for name, folder in self._adapters.items():  # of the child before; it is asked for nobody
-            self._changes.ask_alone(LoadAdapter(name, folder), child.send)
+        for name, folder in self.adapters.items():  # of the child before
+            self._changes.ask_alone(LoadAdapter(name, str(folder)), child.send)
         self.state, self.error = "ready", None
         return child
 

@@ -63,6 +63,7 @@ class RecordedSteps:
         self.needs_whole_prompt = inner.needs_whole_prompt
         self.can_share_prefixes = inner.can_share_prefixes
         self.takes_guesses = inner.takes_guesses
+        self.threads = inner.threads
         self.cache_shapes: tuple[CacheShape, ...] = (
             replace(shape, num_blocks=num_blocks or shape.num_blocks),
         )

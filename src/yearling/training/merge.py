@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from yearling.core.errors import ConfigError, ModelFormatError
 from yearling.core.lineage import LineageLedger, LineageRecord
+from yearling.models.adapter import refuse_changed_base
 from yearling.models.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from yearling.models.checkpoint.encode import from_float32
 from yearling.models.checkpoint.gguf import GgufFile
@@ -105,6 +106,7 @@ def merge(
     name = wanted or "F32"
     check_target(target, name, is_file=target.suffix == ".gguf")
     saved = read_peft_folder(adapter)
+    refuse_changed_base(adapter, saved.settings)
     context = read_adapter_context(adapter)
     with closing(open_checkpoint(base)) as checkpoint:
         spec = spec_with(checkpoint.spec, context)

@@ -29,13 +29,14 @@ async def load_lora_adapter(request: Request) -> Response:
         base = service.models.get(wanted.base_model_name).name
     folder = Path(wanted.lora_path)
     service.models.get(base).check_ready()
-    model = await adapter_of(service.models.get(base), wanted.lora_name, folder)
-    service.models.check_new(model.name)
-    try:
-        await model.engine.load_adapter(model.name, folder)
-    except (ConfigError, ModelError) as error:
-        raise RequestError(str(error), parameter="lora_path") from error
-    service.models.add(model)
+    async with service.changing_adapters:  # of two that want one name, the second is refused
+        service.models.check_new(wanted.lora_name)
+        model = await adapter_of(service.models.get(base), wanted.lora_name, folder)
+        try:
+            await model.engine.load_adapter(model.name, folder)
+        except (ConfigError, ModelError) as error:
+            raise RequestError(str(error), parameter="lora_path") from error
+        service.models.add(model)
     return json_response(describe_model(model))
 
 
@@ -43,15 +44,17 @@ async def unload_lora_adapter(request: Request) -> Response:
     """Serve an adapter no longer; answers that are being written with it go on."""
     service = _changeable(request)
     body = await read_json(request, service.limits)
-    model = service.models.get(parsed(request, body, parse_unload_lora).lora_name)
-    if model.base is None:
-        raise RequestError(
-            f"{model.name} is a model, not an adapter: it is served until the server ends.",
-            parameter="lora_name",
-        )
-    model.check_ready()
-    service.models.remove(model.name)
-    await model.engine.unload_adapter(model.name)
+    name = parsed(request, body, parse_unload_lora).lora_name
+    async with service.changing_adapters:
+        model = service.models.get(name)
+        if model.base is None:
+            raise RequestError(
+                f"{model.name} is a model, not an adapter: it is served until the server ends.",
+                parameter="lora_name",
+            )
+        model.check_ready()
+        await model.engine.unload_adapter(model.name)
+        service.models.remove(model.name)
     return json_response(describe_model(model))
 
 

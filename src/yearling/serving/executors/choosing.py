@@ -44,7 +44,7 @@ def logit_rows(step: Sequence[SequenceInput]) -> LogitRows:
         if sequence.score_targets:
             rows.extend(range(first, end))
         elif sequence.sample is not None:
-            rows.extend(range(end - 1 - len(sequence.guesses), end))
+            rows.append(end - 1)
         of_sequence.append(slice(before, len(rows)))
         first = end
     return LogitRows(rows, of_sequence)
@@ -61,9 +61,7 @@ def answer(sequence: SequenceInput, logits: NDArray[np.float32]) -> SequenceOutp
     )
     if sequence.sample is None:
         return SequenceOutput(None, scores)
-    guessed = values[-1 - len(sequence.guesses) : -1]
-    guesses = tuple(map(_chosen, guessed, sequence.guesses))
-    return SequenceOutput(_chosen(values[-1], sequence.sample), scores, guesses=guesses)
+    return SequenceOutput(_chosen(values[-1], sequence.sample), scores)
 
 
 def check_tokens(tokens: Sequence[int], *, context: int, vocabulary: int) -> None:

@@ -7,7 +7,7 @@ the whole context, or for an encoder's step; it takes no memory until it is used
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain, pairwise, takewhile
 from pathlib import Path
 from typing import Literal
 
@@ -224,7 +224,7 @@ class NativeExecutor:
         adapter = read_adapter(folder, self._spec)
         updates = native_updates(adapter, self._operations)
         self._program.set_adapter(number, updates, self._adapter_kind)
-        return weights_version(folder / "adapter_model.safetensors", self._adapter_kind)
+        return f"{adapter.version} {self._adapter_kind}"
 
     def unload_adapter(self, number: int) -> None:
         """Free an adapter; see `serving.executor.Executor`."""
@@ -398,7 +398,9 @@ def _output(
     targets: Sequence[int],
 ) -> SequenceOutput:
     if None in samples or None in scores:
-        return SequenceOutput(error=_NOT_FINITE)
+        # Choices before a broken row count: they may show that it follows a wrong guess.
+        sound = tuple(takewhile(lambda sample: sample is not None, samples))
+        return SequenceOutput(error=_NOT_FINITE, guesses=sound)  # type: ignore[arg-type]
     kept = tuple(
         None if target < 0 else score for target, score in zip(targets, scores, strict=True)
     )

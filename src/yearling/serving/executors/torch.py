@@ -41,13 +41,14 @@ class TorchExecutor:
         weights_version: Changes whenever the weights do.
         needs_whole_prompt: A prompt is computed in one step.
         can_share_prefixes: Whether equal prefixes give equal keys and values.
-        takes_guesses: Whether tokens may be computed in vain: not beside windows and states.
+        takes_guesses: False.
         weight_bytes: Size of all parameters.
         context: Most tokens of a sequence.
         threads: Threads that compute on a CPU.
     """
 
     block_size = BLOCK_TOKENS
+    takes_guesses = False  # torch's products may round otherwise among other rows
 
     def __init__(
         self,
@@ -75,9 +76,6 @@ class TorchExecutor:
         )
         self.needs_whole_prompt = layout.needs_whole_prompt
         self.can_share_prefixes = layout.can_share_prefixes
-        self.takes_guesses = not layout.needs_whole_prompt and all(
-            group.kind == "full" for group in layout.groups
-        )
         self.kv_type = kv_type
         self.context = context
         self.max_step_tokens = max_step_tokens
