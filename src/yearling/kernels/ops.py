@@ -37,7 +37,6 @@ __all__ = [
     "Inject",
     "LayerNorm",
     "Linear",
-    "LinearPart",
     "LogScale",
     "Op",
     "Pool",
@@ -154,28 +153,8 @@ class HeadNorm:
 
 
 @dataclass(frozen=True, slots=True)
-class LinearPart:
-    """A matrix of the model that is some rows of a packed one.
-
-    Attributes:
-        layer: Number of its layer.
-        role: Its part in the layer, as `models.weights.Role` has it.
-        outputs: Its rows.
-    """
-
-    layer: int
-    role: str
-    outputs: int
-
-
-@dataclass(frozen=True, slots=True)
 class Linear:
-    """output[:, column:column+outputs] = input @ weightsᵀ + bias, or added to it.
-
-    Attributes:
-        parts: The matrices that an adapter may change, in order of rows; together they are all of
-            `weights`, or there are none.
-    """
+    """output[:, column:column+outputs] = input @ weightsᵀ + bias, or added to it."""
 
     input: str
     output: str
@@ -183,7 +162,6 @@ class Linear:
     bias: FloatArray | None = None
     column: int = 0
     accumulates: bool = False
-    parts: tuple[LinearPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -13,7 +14,7 @@ from yearling.models.checkpoint.formats import to_float32
 from yearling.models.checkpoint.repack import to_core_format
 from yearling.models.weights import Role, Weight, weights_of
 
-__all__ = ["Packer", "WeightKind"]
+__all__ = ["Packer", "Part", "WeightKind"]
 
 WeightKind = Literal["auto", "float32", "float16", "int8", "int4"]
 
@@ -27,6 +28,21 @@ _EXACT_KINDS = {
     "BF16": "bfloat16",
     "F32": "float32",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A matrix of the model that is some rows of a packed one.
+
+    Attributes:
+        layer: Number of its layer.
+        role: Its part in the layer.
+        outputs: Its rows.
+    """
+
+    layer: int
+    role: Role
+    outputs: int
 
 
 class Packer:
@@ -95,11 +111,10 @@ class Packer:
         has_bias = any((role, layer, "bias", None) in self._index for role in roles)
         return np.concatenate(parts) if has_bias else None
 
-    def parts(self, layer: int, roles: Sequence[Role]) -> tuple[ops.LinearPart, ...]:
+    def parts(self, layer: int, roles: Sequence[Role]) -> tuple[Part, ...]:
         """What matrices of several roles are called, and their rows."""
         return tuple(
-            ops.LinearPart(layer, role, self._find(layer, role, "weight", None).shape[0])
-            for role in roles
+            Part(layer, role, self._find(layer, role, "weight", None).shape[0]) for role in roles
         )
 
     def packed(self) -> list[_native.Linear]:

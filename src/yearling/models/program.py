@@ -17,7 +17,7 @@ from yearling.kernels import ops
 from yearling.models.alibi import alibi_slopes
 from yearling.models.cache_layout import CacheGroup, cache_layout
 from yearling.models.checkpoint import Checkpoint
-from yearling.models.packing import Packer, WeightKind
+from yearling.models.packing import Packer, Part, WeightKind
 from yearling.models.rotary import rotary_frequencies, rotary_stretch
 from yearling.models.spec import (
     Alibi,
@@ -55,6 +55,8 @@ class CompiledModel:
 
     Attributes:
         operations: In order; logits end up in buffer `logits`, vectors of an encoder in `pooled`.
+        linear_parts: Of each linear operation, the matrices that an adapter may change, in order of
+            rows: together they are all of its weights, or there are none.
         context: Most positions of a sequence.
         cache_groups: Those with blocks in the order of the operations' group numbers, then the
             states.
@@ -66,6 +68,7 @@ class CompiledModel:
     """
 
     operations: tuple[ops.Op, ...]
+    linear_parts: tuple[tuple[Part, ...], ...]
     context: int
     cache_groups: tuple[CacheGroup, ...]
     prompt_tail: int
@@ -98,11 +101,15 @@ def compile_program(
     layout = cache_layout(spec)
     with ThreadPoolExecutor(threads) as pool:
         packer = Packer(checkpoint, weights, pool)
-        emitted = list(_Emitter(spec, packer, layout.group_of_layer).emit())
+        emitter = _Emitter(spec, packer, layout.group_of_layer)
+        emitted = list(emitter.emit())
         operations = tuple(op for item in emitted for op in _ready(item))
         packed = packer.packed()
     return CompiledModel(
         operations=operations,
+        linear_parts=tuple(
+            emitter.parts.get(id(op.weights), ()) for op in operations if isinstance(op, ops.Linear)
+        ),
         context=context or spec.context,
         cache_groups=layout.groups,
         prompt_tail=spec.prompt_tail,
@@ -128,6 +135,7 @@ class _Emitter:
         self._num_attentions = 0
         self._num_states = 0
         self._angles: dict[Rotary, tuple[str, ...]] = {}
+        self.parts: dict[int, tuple[Part, ...]] = {}  # of packed matrices, by their identity
 
     def emit(self) -> Iterator[_Emitted]:
         table = self._packer.matrices(None, ("embedding",))
@@ -488,8 +496,9 @@ class _Emitter:
             for index, matrix in enumerate(packed):
                 part = None if bias is None else bias[first : first + matrix.outputs]
                 place = column + first
-                held = own[index] if parts else ()
-                result.append(ops.Linear(source, target, matrix, part, place, accumulates, held))
+                result.append(ops.Linear(source, target, matrix, part, place, accumulates))
+                if parts:
+                    self.parts[id(matrix)] = own[index]
                 first += matrix.outputs
             return result
 

@@ -134,7 +134,7 @@ class NativeExecutor:
             pool=pool,
             kernels=kernels,
         )
-        self._operations = model.operations
+        self._linear_parts = model.linear_parts
         self._adapter_kind = "float16" if model.is_quantized else "float32"
         self._logits = self._program.buffers["pooled" if self._is_encoder else "logits"]
 
@@ -222,7 +222,7 @@ class NativeExecutor:
         if self._is_encoder:
             raise UnsupportedError("an encoder serves no adapters.")
         adapter = read_adapter(folder, self._spec)
-        updates = native_updates(adapter, self._operations)
+        updates = native_updates(adapter, self._linear_parts)
         self._program.set_adapter(number, updates, self._adapter_kind)
         return f"{adapter.version} {self._adapter_kind}"
 

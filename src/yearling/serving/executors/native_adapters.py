@@ -1,37 +1,44 @@
 """An adapter as updates of the native core's packed operations."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
 from yearling.core.errors import ModelFormatError
-from yearling.kernels import ops
 from yearling.kernels.program import LowRankUpdate
 from yearling.models.adapter import LowRankAdapter, Update
+from yearling.models.packing import Part
 
 __all__ = ["native_updates"]
 
 _TILE = 8  # outputs at whose multiples the core lets a part begin
 
 
-def native_updates(adapter: LowRankAdapter, operations: Sequence[ops.Op]) -> list[LowRankUpdate]:
+def native_updates(
+    adapter: LowRankAdapter, linear_parts: Sequence[Sequence[Part]]
+) -> list[LowRankUpdate]:
     """Find the operation of every matrix that an adapter changes.
+
+    Args:
+        adapter: Of this model.
+        linear_parts: As `models.program.CompiledModel` has them.
 
     Raises:
         ModelFormatError: the adapter changes a matrix that is no linear operation of its own, an
             expert's say.
     """
-    wanted = {(layer, str(role)): update for (layer, role), update in adapter.updates.items()}
+    wanted = dict(adapter.updates)
     updates = []
-    linear = (op for op in operations if isinstance(op, ops.Linear))
-    for number, op in enumerate(linear):
-        parts = [
+    for number, held in enumerate(linear_parts):
+        columns = [0, *accumulate(part.outputs for part in held)]
+        changed = [
             (column, wanted.pop((part.layer, part.role)))
-            for column, part in _columns(op)
+            for column, part in zip(columns, held, strict=False)
             if (part.layer, part.role) in wanted
         ]
-        if parts:
-            updates.append(_update(number, op, parts))
+        if changed:
+            updates.append(_update(number, columns[-1], changed))
     if wanted:
         layer, role = next(iter(wanted))
         raise ModelFormatError(
@@ -41,25 +48,17 @@ def native_updates(adapter: LowRankAdapter, operations: Sequence[ops.Op]) -> lis
     return updates
 
 
-def _columns(op: ops.Linear) -> Iterator[tuple[int, ops.LinearPart]]:
-    column = 0
-    for part in op.parts:
-        yield column, part
-        column += part.outputs
-
-
-def _update(number: int, op: ops.Linear, parts: Sequence[tuple[int, Update]]) -> LowRankUpdate:
-    ranks = np.cumsum([0, *(len(update.first) for _, update in parts)])
-    first = np.concatenate([update.first for _, update in parts])
-    if all(column % _TILE == 0 for column, _ in parts):
+def _update(number: int, outputs: int, changed: Sequence[tuple[int, Update]]) -> LowRankUpdate:
+    rows = [0, *accumulate(len(update.first) for _, update in changed)]
+    first = np.concatenate([update.first for _, update in changed])
+    if all(column % _TILE == 0 for column, _ in changed):
         placed = tuple(
-            (column, row, part.second)
-            for (column, part), row in zip(parts, ranks.tolist(), strict=False)
+            (column, row, part.second) for (column, part), row in zip(changed, rows, strict=False)
         )
         return LowRankUpdate(number, first, placed)
     # Parts that begin elsewhere become one, with zeros where they do not meet.
-    second = np.zeros((op.weights.outputs, len(first)), np.float32)
-    for (column, part), row in zip(parts, ranks, strict=False):
-        outputs, rank = part.second.shape
-        second[column : column + outputs, row : row + rank] = part.second
+    second = np.zeros((outputs, len(first)), np.float32)
+    for (column, part), row in zip(changed, rows, strict=False):
+        count, rank = part.second.shape
+        second[column : column + count, row : row + rank] = part.second
     return LowRankUpdate(number, first, ((0, 0, second),))
