@@ -106,6 +106,17 @@ def test_merged_model_is_served_and_answers_differently(base: Path, tmp_path: Pa
     assert stored["chat_template"] == template.source
 
 
+def test_adapter_whose_start_changed_the_base_is_refused(
+    base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({**settings, "init_lora_weights": "pissa_niter_4"})
+    )
+    with pytest.raises(ModelFormatError, match="'pissa_niter_4' changes the base's weights"):
+        merge(adapter, base, tmp_path / "merged")
+
+
 def test_adapter_is_served_without_merging_as_it_is_merged(base: Path, tmp_path: Path) -> None:
     adapter = save_adapter(base, tmp_path / "strong", alpha=200.0)
     merge(adapter, base, tmp_path / "merged")
