@@ -1,5 +1,6 @@
 """Adapters in the engine: who gets them, what is shared, and when they are freed."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 from driving import Answer, make_engine, make_request
 from fake_executor import FakeExecutor
 
-from yearling.core.errors import ConfigError, RequestError, UnsupportedError
+from yearling.core.errors import ConfigError, EngineError, RequestError, UnsupportedError
+from yearling.serving.async_engine import LocalEngine
 from yearling.serving.engine import Engine
 from yearling.serving.executor import SequenceInput, SequenceOutput
 
@@ -115,6 +117,28 @@ def test_wrong_name_is_refused(engine: Engine, name: str, complaint: str) -> Non
 def test_unknown_name_cannot_be_unloaded(engine: Engine) -> None:
     with pytest.raises(RequestError, match="no adapter is named 'x'; there is one, two"):
         engine.unload_adapter("x")
+
+
+def test_engine_in_a_thread_loads_and_unloads_and_tells_why_not() -> None:
+    async def test() -> None:
+        local = LocalEngine(make_engine(AdaptedExecutor()))
+        with pytest.raises(EngineError, match="the engine is stopped"):
+            await local.load_adapter("one", Path("1"))
+        await local.start()
+        await local.load_adapter("one", Path("1"))
+        with pytest.raises(ConfigError, match="named 'one' is loaded already"):
+            await local.load_adapter("one", Path("2"))
+        with pytest.raises(EngineError, match="ValueError"):  # of no kind that is ours
+            await local.load_adapter("two", Path("x"))
+        request = replace(make_request(PROMPT, max_tokens=4), adapter="one")
+        events = [event async for event in local.generate(request)]
+        assert events[-1].finish_reason == "length"
+        await local.unload_adapter("one")
+        with pytest.raises(RequestError, match="there is none"):
+            await local.unload_adapter("one")
+        await local.stop()
+
+    asyncio.run(test())
 
 
 def test_executor_without_adapters_says_what_to_do() -> None:
