@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -39,20 +40,6 @@ inline __m256i four_inputs(const std::int8_t* codes) {
   return _mm256_set1_epi32(four);
 }
 
-// One input's codes of all eight columns: a byte or half a byte of each 32-bit lane.
-inline Lanes codes_of_input(const Int4Group& group, std::size_t input) {
-  const int shift = static_cast<int>(input % 4 * 8 + (input % 8 < 4 ? 0 : 4));
-  const __m256i lanes = _mm256_srl_epi32(load_codes(group.codes + input / 8 * 32),
-                                         _mm_cvtsi32_si128(shift));
-  return _mm256_cvtepi32_ps(_mm256_and_si256(lanes, _mm256_set1_epi32(15)));
-}
-inline Lanes codes_of_input(const Int8Group& group, std::size_t input) {
-  const int shift = 24 - static_cast<int>(input % 4 * 8);
-  const __m256i lanes = _mm256_sll_epi32(load_codes(group.codes + input / 4 * 32),
-                                         _mm_cvtsi32_si128(shift));
-  return _mm256_cvtepi32_ps(_mm256_srai_epi32(lanes, 24));
-}
-
 // Sixteen-bit sums, two lanes per column, hold a whole group: 32 products of at most 15·127 in
 // two lanes are at most 30,480.
 struct Partial {
@@ -82,42 +69,39 @@ inline void add_signed_products(Wide& sum, Codes weights, const std::int8_t* inp
 }
 inline Lanes to_columns(const Wide& sum) { return _mm256_cvtepi32_ps(sum.value); }
 
-// NaN when one of the values is: a broken row must not quantise to a sound one.
-inline float largest_magnitude(const float* group) {
-  const __m256 sign = _mm256_set1_ps(-0.0f);
-  __m256 most = _mm256_setzero_ps(), unordered = _mm256_setzero_ps();
-  for (std::size_t i = 0; i < kGroup; i += kLanes) {
-    const __m256 x = load(group + i);
-    most = _mm256_max_ps(_mm256_andnot_ps(sign, x), most);
-    unordered = _mm256_or_ps(unordered, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-  }
-  if (_mm256_movemask_ps(unordered)) return std::numeric_limits<float>::quiet_NaN();
-  return max_lanes(most);
-}
-
-// codes[i] = round(group[i] · inverse), to nearest even; returns their sum.
-inline int round_to_int8(const float* group, float inverse, std::int8_t* codes) {
+// codes[i] = round(group[i] · inverse), to nearest even, and the same in 8 bits; tells which do
+// not fit them.
+inline std::uint32_t round_codes(const float* group, float inverse, std::int16_t* codes,
+                                 std::int8_t* low, std::int32_t& sum) {
   __m256i rounded[4];
   for (std::size_t i = 0; i < 4; ++i) {
     rounded[i] = _mm256_cvtps_epi32(load(group + i * kLanes) * broadcast(inverse));
   }
-  const __m256i sum = _mm256_add_epi32(_mm256_add_epi32(rounded[0], rounded[1]),
-                                       _mm256_add_epi32(rounded[2], rounded[3]));
-  const __m256i low = _mm256_packs_epi32(rounded[0], rounded[1]);
-  const __m256i high = _mm256_packs_epi32(rounded[2], rounded[3]);
-  // packs works within 128-bit halves; the permutation puts the quarters back in order.
-  const __m256i packed = _mm256_permutevar8x32_epi32(
-      _mm256_packs_epi16(low, high), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes), packed);
   alignas(32) std::uint32_t lanes[kLanes];
-  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes), sum);
+  _mm256_store_si256(reinterpret_cast<__m256i*>(lanes),
+                     _mm256_add_epi32(_mm256_add_epi32(rounded[0], rounded[1]),
+                                      _mm256_add_epi32(rounded[2], rounded[3])));
   std::uint32_t total = 0;  // unsigned: the sum of a row that is not finite may be anything
   for (const std::uint32_t lane : lanes) total += lane;
-  return static_cast<int>(total);
+  sum = static_cast<std::int32_t>(total);
+  // packs works within 128-bit halves; permutations put the quarters back in order.
+  __m256i words[2], beyond[2];
+  for (std::size_t i = 0; i < 2; ++i) {
+    words[i] = _mm256_permute4x64_epi64(_mm256_packs_epi32(rounded[2 * i], rounded[2 * i + 1]),
+                                        0b11011000);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + 16 * i), words[i]);
+    beyond[i] = _mm256_or_si256(_mm256_cmpgt_epi16(words[i], _mm256_set1_epi16(127)),
+                                _mm256_cmpgt_epi16(_mm256_set1_epi16(-127), words[i]));
+  }
+  const auto to_bytes = [](const __m256i (&from)[2]) {
+    return _mm256_permute4x64_epi64(_mm256_packs_epi16(from[0], from[1]), 0b11011000);
+  };
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(low), to_bytes(words));
+  return static_cast<std::uint32_t>(_mm256_movemask_epi8(to_bytes(beyond)));
 }
 
-#include "one_tile.hpp"
-
+#include "body_linear.hpp"
+#include "body_quantized.hpp"
 #include "body.hpp"
 
 }  // namespace

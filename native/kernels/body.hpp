@@ -7,7 +7,6 @@
 //
 // Legend: R rows handled together, C tiles handled together.
 
-#include "body_linear.hpp"
 #include "body_rows.hpp"
 #include "body_attention.hpp"
 #include "body_state_space.hpp"

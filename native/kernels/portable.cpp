@@ -1,5 +1,6 @@
 // Any processor: eight lanes as compiler vector extensions, integer products as plain loops.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -104,44 +105,25 @@ inline void add_products(Partial& sum, const Nibbles& weights, const std::int8_t
 }
 inline Lanes to_columns(const Wide& sum) { return __builtin_convertvector(sum.value, Lanes); }
 
-inline Lanes codes_of_input(const Int4Group& group, std::size_t input) {
-  Lanes codes;
-  for (std::size_t column = 0; column < kTile; ++column) {
-    const int byte = group.codes[input / 8 * 32 + column * 4 + input % 4];
-    codes[column] = static_cast<float>(input % 8 < 4 ? byte & 15 : byte >> 4);
-  }
-  return codes;
-}
-inline Lanes codes_of_input(const Int8Group& group, std::size_t input) {
-  Lanes codes;
-  for (std::size_t column = 0; column < kTile; ++column) {
-    codes[column] = group.codes[input / 4 * 32 + column * 4 + input % 4];
-  }
-  return codes;
-}
-
-// NaN when one of the values is: a broken row must not quantise to a sound one.
-inline float largest_magnitude(const float* group) {
-  float most = 0;
-  for (std::size_t i = 0; i < kGroup; ++i) {
-    if (std::isnan(group[i])) return group[i];
-    most = std::max(most, std::fabs(group[i]));
-  }
-  return most;
-}
-inline int round_to_int8(const float* group, float inverse, std::int8_t* codes) {
-  int total = 0;
+// codes[i] = round(group[i] · inverse), to nearest even, and the same in 8 bits; tells which do
+// not fit them.
+inline std::uint32_t round_codes(const float* group, float inverse, std::int16_t* codes,
+                                 std::int8_t* low, std::int32_t& sum) {
+  std::uint32_t beyond = 0;
+  sum = 0;
   for (std::size_t i = 0; i < kGroup; ++i) {
     const float scaled = std::nearbyint(group[i] * inverse);
-    const int code = scaled >= -127.0f && scaled <= 127.0f ? static_cast<int>(scaled) : -128;
-    codes[i] = static_cast<std::int8_t>(code);
-    total += code;
+    // What is not a number may become any code: its row's scale is none either.
+    codes[i] = std::fabs(scaled) < 32767.0f ? static_cast<std::int16_t>(scaled) : 0;
+    low[i] = static_cast<std::int8_t>(codes[i]);
+    if (codes[i] > 127 || codes[i] < -127) beyond |= 1u << i;
+    sum += codes[i];
   }
-  return total;
+  return beyond;
 }
 
-#include "one_tile.hpp"
-
+#include "body_linear.hpp"
+#include "body_quantized.hpp"
 #include "body.hpp"
 
 }  // namespace

@@ -9,8 +9,7 @@ namespace {
 // floating-point weights see to that themselves, and want several tiles at a time.
 constexpr std::size_t kChunkBytes = 24 * 1024;
 constexpr std::size_t kFloatTiles = 8;
-constexpr std::size_t kQuantizedTiles = 2;  // as many as the widest kernels take at a time
-constexpr std::size_t kChunkRows = 96;
+constexpr std::size_t kQuantizedTiles = 4;  // as many as the widest kernels take at a time
 constexpr std::size_t kUpdateTiles = 64, kUpdateRows = 8;
 constexpr std::size_t kUpdateWork = 16;  // floats of an adapter that a row meets per input, about
 
@@ -139,13 +138,13 @@ LinearWork::LinearWork(const Linear& weights, const float* in, std::size_t in_st
       out_(out),
       chunk_tiles_(tiles_per_chunk(weights)),
       tile_chunks_((weights.tiles() + chunk_tiles_ - 1) / chunk_tiles_),
-      row_chunks_((rows.end - rows.begin + kChunkRows - 1) / kChunkRows) {}
+      row_chunks_((rows.end - rows.begin + kMostRows - 1) / kMostRows) {}
 
 void LinearWork::run(const Context& context, std::size_t chunk) const {
   const std::size_t tile = chunk / row_chunks_ * chunk_tiles_;
-  const std::size_t row = rows_.begin + chunk % row_chunks_ * kChunkRows;
+  const std::size_t row = rows_.begin + chunk % row_chunks_ * kMostRows;
   const RowRange tiles{tile, std::min(weights_.tiles(), tile + chunk_tiles_)};
-  const RowRange rows{row, std::min(rows_.end, row + kChunkRows)};
+  const RowRange rows{row, std::min(rows_.end, row + kMostRows)};
   if (weights_.is_quantized()) {
     const auto threads = static_cast<std::size_t>(context.pool.threads());
     const std::size_t next = (chunk + threads) / row_chunks_ * chunk_tiles_;

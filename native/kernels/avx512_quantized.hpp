@@ -1,0 +1,318 @@
+// Quantised products of 512-bit registers with VNNI; part of avx512.cpp.
+//
+// Thirty-two columns at a time where the rows' sums fit into registers: each four of inputs is
+// then fetched once for two products. Few rows unpack weights as they meet them; many share a
+// panel of unpacked ones, which stays in the first-level cache.
+//
+// Legend: R rows and C times sixteen columns handled together.
+
+inline constexpr std::size_t kColumns = 16;
+inline constexpr std::size_t kWideBlocks = 2;     // of sixteen columns, for a panel
+inline constexpr std::size_t kPanelRows = 6;      // whose sums fit, with two blocks
+inline constexpr std::size_t kNarrowRows = 12;    // with one
+
+template <std::size_t R, std::size_t C>
+using Totals = __m512[R][C];
+
+inline void add_products(__m512i& sum, __m512i weights, __m512i inputs) {
+  // Of the intrinsic GCC 12 makes a copy beside each product, and half the rate.
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(inputs));
+}
+inline __m512i four_inputs(const std::int8_t* codes) {
+  std::int32_t four;
+  std::memcpy(&four, codes, sizeof four);
+  return _mm512_set1_epi32(four);
+}
+
+// Two tiles side by side. dpbusd wants one unsigned operand: 8-bit codes are moved up by 128, and
+// their sums begin as much too low as that moves them.
+template <typename Group>
+struct Block {
+  const Group *first, *second;
+};
+inline __m512i load_both(const void* first, const void* second) {
+  return _mm512_inserti64x4(_mm512_castsi256_si512(load_codes(first)), load_codes(second), 1);
+}
+inline __m512 load_halves(const std::uint16_t* first, const std::uint16_t* second) {
+  const auto eight = [](const std::uint16_t* from) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+  };
+  return _mm512_cvtph_ps(
+      _mm256_inserti128_si256(_mm256_castsi128_si256(eight(first)), eight(second), 1));
+}
+template <typename Group>
+inline __m512 scales_of(const Block<Group>& block, std::size_t group) {
+  return load_halves(block.first[group].scale, block.second[group].scale);
+}
+inline __m512 minima_of(const Block<Int4Group>& block, std::size_t group) {
+  return load_halves(block.first[group].minimum, block.second[group].minimum);
+}
+// The codes of fours 2 · pair and 2 · pair + 1 of a group.
+struct TwoFours {
+  __m512i even, odd;
+};
+inline TwoFours unpack(const Block<Int4Group>& block, std::size_t group, std::size_t pair) {
+  const __m512i mask = _mm512_set1_epi8(15);
+  const __m512i both =
+      load_both(block.first[group].codes + pair * 32, block.second[group].codes + pair * 32);
+  return {_mm512_and_si512(both, mask), _mm512_and_si512(_mm512_srli_epi16(both, 4), mask)};
+}
+inline TwoFours unpack(const Block<Int8Group>& block, std::size_t group, std::size_t pair) {
+  const auto moved = [&](std::size_t four) {
+    return _mm512_xor_si512(
+        load_both(block.first[group].codes + four * 32, block.second[group].codes + four * 32),
+        _mm512_set1_epi8(-128));
+  };
+  return {moved(2 * pair), moved(2 * pair + 1)};
+}
+
+template <typename Group>
+inline constexpr bool kHasMinimum = std::is_same_v<Group, Int4Group>;
+template <typename Group>
+inline __m512i empty_sum(std::int32_t offset) {
+  return kHasMinimum<Group> ? _mm512_setzero_si512() : _mm512_set1_epi32(offset);
+}
+
+// Where sums find their weights: unpacked on the way, or beforehand.
+template <typename Group, std::size_t C>
+struct Packed {
+  Block<Group> blocks[C];
+  Packed at(std::size_t group) const {
+    Packed moved = *this;
+    for (Block<Group>& block : moved.blocks) {
+      block.first += group;
+      block.second += group;
+    }
+    return moved;
+  }
+  TwoFours codes(std::size_t c, std::size_t group, std::size_t pair) const {
+    return unpack(blocks[c], group, pair);
+  }
+  __m512i four(std::size_t c, std::size_t four) const {
+    const TwoFours two = codes(c, four / kGroupFours, four % kGroupFours / 2);
+    return four % 2 ? two.odd : two.even;
+  }
+  __m512 scale(std::size_t c, std::size_t group) const { return scales_of(blocks[c], group); }
+  __m512 minimum(std::size_t c, std::size_t group) const { return minima_of(blocks[c], group); }
+};
+
+template <std::size_t C>
+struct Panel {
+  alignas(64) std::uint8_t unpacked[kPanelGroups * kGroupFours][C][64];
+  alignas(64) float scales[kPanelGroups][C][kColumns], minima[kPanelGroups][C][kColumns];
+
+  template <typename Group>
+  void fill(const Packed<Group, C>& from, std::size_t groups, Ahead<Group>& ahead) {
+    for (std::size_t g = 0; g < groups; ++g) {
+      for (std::size_t c = 0; c < C; ++c) {
+        ahead.step(2);
+        for (std::size_t pair = 0; pair < kGroupFours / 2; ++pair) {
+          const TwoFours two = from.codes(c, g, pair);
+          _mm512_store_si512(unpacked[g * kGroupFours + 2 * pair][c], two.even);
+          _mm512_store_si512(unpacked[g * kGroupFours + 2 * pair + 1][c], two.odd);
+        }
+        _mm512_store_ps(scales[g][c], from.scale(c, g));
+        if constexpr (kHasMinimum<Group>) _mm512_store_ps(minima[g][c], from.minimum(c, g));
+      }
+    }
+  }
+  TwoFours codes(std::size_t c, std::size_t group, std::size_t pair) const {
+    const std::size_t even = group * kGroupFours + 2 * pair;
+    return {four(c, even), four(c, even + 1)};
+  }
+  __m512i four(std::size_t c, std::size_t four) const {
+    return _mm512_load_si512(unpacked[four][c]);
+  }
+  __m512 scale(std::size_t c, std::size_t group) const {
+    return _mm512_load_ps(scales[group][c]);
+  }
+  __m512 minimum(std::size_t c, std::size_t group) const {
+    return _mm512_load_ps(minima[group][c]);
+  }
+};
+
+template <typename Group, std::size_t R, std::size_t C, typename Weights>
+[[gnu::always_inline]] inline void add_group(Totals<R, C>& total, const Weights& weights, std::size_t group,
+                      const QuantizedGroup* inputs, std::size_t stride) {
+  __m512i sums[R][C];
+#pragma GCC unroll 16
+  for (std::size_t r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (std::size_t c = 0; c < C; ++c) sums[r][c] = empty_sum<Group>(inputs[r * stride].offset);
+  }
+#pragma GCC unroll 16
+  for (std::size_t pair = 0; pair < kGroupFours / 2; ++pair) {
+    TwoFours two[C];
+#pragma GCC unroll 16
+    for (std::size_t c = 0; c < C; ++c) two[c] = weights.codes(c, group, pair);
+#pragma GCC unroll 16
+    for (std::size_t r = 0; r < R; ++r) {
+      const __m512i even = four_inputs(inputs[r * stride].codes + pair * 8);
+#pragma GCC unroll 16
+      for (std::size_t c = 0; c < C; ++c) add_products(sums[r][c], two[c].even, even);
+    }
+#pragma GCC unroll 16
+    for (std::size_t r = 0; r < R; ++r) {
+      const __m512i odd = four_inputs(inputs[r * stride].codes + pair * 8 + 4);
+#pragma GCC unroll 16
+      for (std::size_t c = 0; c < C; ++c) add_products(sums[r][c], two[c].odd, odd);
+    }
+  }
+#pragma GCC unroll 16
+  for (std::size_t c = 0; c < C; ++c) {
+    const __m512 scale = weights.scale(c, group);
+#pragma GCC unroll 16
+    for (std::size_t r = 0; r < R; ++r) {
+      total[r][c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][c]), scale, total[r][c]);
+    }
+  }
+  if constexpr (kHasMinimum<Group>) {
+#pragma GCC unroll 16
+    for (std::size_t c = 0; c < C; ++c) {
+      const __m512 minimum = weights.minimum(c, group);
+#pragma GCC unroll 16
+      for (std::size_t r = 0; r < R; ++r) {
+        const __m512 sum = _mm512_set1_ps(inputs[r * stride].sum);
+        total[r][c] = _mm512_fmadd_ps(minimum, sum, total[r][c]);
+      }
+    }
+  }
+}
+
+template <typename Group, std::size_t C, typename Weights>
+inline void add_highs(__m512 (&total)[C], const Weights& weights, const QuantizedRows& in,
+                      std::size_t row, std::size_t panel) {
+  __m512 sum[C] = {};
+  const HighCodes* highs = in.highs_of(row, panel);
+  for (std::uint32_t i = 0; i < in.num_highs_of(row, panel); ++i) {
+    const HighCodes& high = highs[i];
+    const __m512i codes = four_inputs(high.codes);
+#pragma GCC unroll 16
+    for (std::size_t c = 0; c < C; ++c) {
+      __m512i products = empty_sum<Group>(-128 * high.sum);
+      add_products(products, weights.four(c, high.four), codes);
+      sum[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products),
+                               weights.scale(c, high.four / kGroupFours), sum[c]);
+    }
+  }
+  const __m512 unit = _mm512_set1_ps(static_cast<float>(kHighUnit));
+#pragma GCC unroll 16
+  for (std::size_t c = 0; c < C; ++c) total[c] = _mm512_fmadd_ps(sum[c], unit, total[c]);
+}
+
+// Not inlined: GCC keeps the sums in registers only where nothing else wants them.
+template <typename Group, std::size_t R, std::size_t C, typename Weights, typename Meanwhile>
+[[gnu::noinline]] void add_panel(Totals<R, C>& total, const Weights& weights,
+                                 const QuantizedRows& in, std::size_t row, std::size_t panel,
+                                 Meanwhile&& meanwhile) {
+  const QuantizedGroup* inputs = in.row(row) + panel * kPanelGroups;
+  const std::size_t groups = std::min(in.row_groups - panel * kPanelGroups, kPanelGroups);
+  Totals<R, C> sum;
+#pragma GCC unroll 16
+  for (std::size_t r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (std::size_t c = 0; c < C; ++c) sum[r][c] = panel == 0 ? _mm512_setzero_ps() : total[r][c];
+  }
+  for (std::size_t g = 0; g < groups; ++g) {
+    meanwhile();
+    add_group<Group, R, C>(sum, weights, g, inputs + g, in.row_groups);
+  }
+#pragma GCC unroll 16
+  for (std::size_t r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (std::size_t c = 0; c < C; ++c) total[r][c] = sum[r][c];
+  }
+  for (std::size_t r = 0; r < R; ++r) add_highs<Group, C>(total[r], weights, in, row + r, panel);
+}
+
+// Columns [first, end) of the output, of which the first C times sixteen are at hand.
+template <std::size_t R, std::size_t C>
+inline void store_rows(const Totals<R, C>& total, RowRange columns, const QuantizedRows& in,
+                       std::size_t row, const LinearOutput& out) {
+  for (std::size_t c = 0; c < C; ++c) {
+    const std::size_t first = columns.begin + c * kColumns;
+    const std::size_t count = first < columns.end ? std::min(columns.end - first, kColumns) : 0;
+    const auto mask = static_cast<__mmask16>((1u << count) - 1);
+    for (std::size_t r = 0; r < R; ++r) {
+      __m512 result = _mm512_mul_ps(total[r][c], _mm512_set1_ps(in.scales[row + r]));
+      float* to = out.values + (row + r) * out.stride + first;
+      if (out.bias) result = _mm512_add_ps(result, _mm512_maskz_loadu_ps(mask, out.bias + first));
+      if (out.accumulates) result = _mm512_add_ps(result, _mm512_maskz_loadu_ps(mask, to));
+      _mm512_mask_storeu_ps(to, mask, result);
+    }
+  }
+}
+
+// The groups of C blocks from a tile on; blocks that reach beyond `end` repeat the first tile.
+template <typename Group, std::size_t C>
+inline Packed<Group, C> blocks_at(const Linear& weights, std::size_t tile, std::size_t end) {
+  const auto groups = [&](std::size_t at) {
+    return reinterpret_cast<const Group*>(weights.tile(at < end ? at : tile));
+  };
+  Packed<Group, C> packed;
+  for (std::size_t c = 0; c < C; ++c) {
+    packed.blocks[c] = {groups(tile + 2 * c), groups(tile + 2 * c + 1)};
+  }
+  return packed;
+}
+
+template <typename Group, std::size_t C>
+void few_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, RowRange rows,
+              const LinearOutput& out, std::size_t next) {
+  Ahead<Group> ahead(weights, next);
+  const std::size_t columns = std::min(weights.outputs(), tiles.end * kTile);
+  for (std::size_t tile = tiles.begin; tile < tiles.end; tile += 2 * C) {
+    const auto packed = blocks_at<Group, C>(weights, tile, tiles.end);
+    with_row_count<C == 1 ? kNarrowRows : kPanelRows>(
+        rows.end - rows.begin, rows.begin, [&]<std::size_t R>(std::size_t row) {
+          Totals<R, C> total;
+          for (std::size_t panel = 0; panel < in.panels(); ++panel) {
+            add_panel<Group, R, C>(total, packed.at(panel * kPanelGroups), in, row, panel,
+                                   [&] { ahead.step(2 * C); });
+          }
+          store_rows<R, C>(total, {tile * kTile, columns}, in, row, out);
+        });
+  }
+}
+
+template <typename Group>
+void many_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, RowRange rows,
+               const LinearOutput& out, std::size_t next) {
+  constexpr std::size_t C = kWideBlocks;
+  Ahead<Group> ahead(weights, next);
+  const std::size_t columns = std::min(weights.outputs(), tiles.end * kTile);
+  Panel<C> unpacked;
+  __m512 totals[kMostRows][C];
+  for (std::size_t tile = tiles.begin; tile < tiles.end; tile += 2 * C) {
+    const auto packed = blocks_at<Group, C>(weights, tile, tiles.end);
+    for (std::size_t panel = 0; panel < in.panels(); ++panel) {
+      const std::size_t first = panel * kPanelGroups;
+      unpacked.fill(packed.at(first), std::min(in.row_groups - first, kPanelGroups), ahead);
+      for_row_blocks<kPanelRows>(rows, [&]<std::size_t R>(std::size_t row) {
+        auto& total = reinterpret_cast<Totals<R, C>&>(totals[row - rows.begin]);
+        add_panel<Group, R, C>(total, unpacked, in, row, panel, [] {});
+        if (panel + 1 == in.panels()) {
+          store_rows<R, C>(total, {tile * kTile, columns}, in, row, out);
+        }
+      });
+    }
+  }
+}
+
+template <typename Group>
+void quantized_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, RowRange rows,
+                    const LinearOutput& out, std::size_t next) {
+  const std::size_t count = rows.end - rows.begin;
+  if (count <= kPanelRows) return few_rows<Group, 2>(weights, tiles, in, rows, out, next);
+  if (count <= kNarrowRows) return few_rows<Group, 1>(weights, tiles, in, rows, out, next);
+  many_rows<Group>(weights, tiles, in, rows, out, next);
+}
+
+void linear_quantized(const Linear& weights, RowRange tiles, const QuantizedRows& in,
+                      RowRange rows, const LinearOutput& out, std::size_t next) {
+  if (weights.kind() == WeightKind::int4) {
+    quantized_rows<Int4Group>(weights, tiles, in, rows, out, next);
+  } else {
+    quantized_rows<Int8Group>(weights, tiles, in, rows, out, next);
+  }
+}
