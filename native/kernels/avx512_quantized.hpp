@@ -102,10 +102,9 @@ struct Panel {
   alignas(64) float scales[kPanelGroups][C][kColumns], minima[kPanelGroups][C][kColumns];
 
   template <typename Group>
-  void fill(const Packed<Group, C>& from, std::size_t groups, Ahead<Group>& ahead) {
+  void fill(const Packed<Group, C>& from, std::size_t groups) {
     for (std::size_t g = 0; g < groups; ++g) {
       for (std::size_t c = 0; c < C; ++c) {
-        ahead.step(2);
         for (std::size_t pair = 0; pair < kGroupFours / 2; ++pair) {
           const TwoFours two = from.codes(c, g, pair);
           _mm512_store_si512(unpacked[g * kGroupFours + 2 * pair][c], two.even);
@@ -259,7 +258,7 @@ inline Packed<Group, C> blocks_at(const Linear& weights, std::size_t tile, std::
 template <typename Group, std::size_t C>
 void few_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, RowRange rows,
               const LinearOutput& out, std::size_t next) {
-  Ahead<Group> ahead(weights, next);
+  Ahead ahead(weights, next, 1);
   const std::size_t columns = std::min(weights.outputs(), tiles.end * kTile);
   for (std::size_t tile = tiles.begin; tile < tiles.end; tile += 2 * C) {
     const auto packed = blocks_at<Group, C>(weights, tile, tiles.end);
@@ -268,7 +267,7 @@ void few_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, Ro
           Totals<R, C> total;
           for (std::size_t panel = 0; panel < in.panels(); ++panel) {
             add_panel<Group, R, C>(total, packed.at(panel * kPanelGroups), in, row, panel,
-                                   [&] { ahead.step(2 * C); });
+                                   [&] { ahead.step(2 * C * sizeof(Group)); });
           }
           store_rows<R, C>(total, {tile * kTile, columns}, in, row, out);
         });
@@ -279,7 +278,8 @@ template <typename Group>
 void many_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, RowRange rows,
                const LinearOutput& out, std::size_t next) {
   constexpr std::size_t C = kWideBlocks;
-  Ahead<Group> ahead(weights, next);
+  const std::size_t blocks = (rows.end - rows.begin + kPanelRows - 1) / kPanelRows;
+  Ahead ahead(weights, next, blocks);
   const std::size_t columns = std::min(weights.outputs(), tiles.end * kTile);
   Panel<C> unpacked;
   __m512 totals[kMostRows][C];
@@ -287,10 +287,11 @@ void many_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, R
     const auto packed = blocks_at<Group, C>(weights, tile, tiles.end);
     for (std::size_t panel = 0; panel < in.panels(); ++panel) {
       const std::size_t first = panel * kPanelGroups;
-      unpacked.fill(packed.at(first), std::min(in.row_groups - first, kPanelGroups), ahead);
+      unpacked.fill(packed.at(first), std::min(in.row_groups - first, kPanelGroups));
       for_row_blocks<kPanelRows>(rows, [&]<std::size_t R>(std::size_t row) {
         auto& total = reinterpret_cast<Totals<R, C>&>(totals[row - rows.begin]);
-        add_panel<Group, R, C>(total, unpacked, in, row, panel, [] {});
+        add_panel<Group, R, C>(total, unpacked, in, row, panel, 
+                               [&] { ahead.step(2 * C * sizeof(Group)); });
         if (panel + 1 == in.panels()) {
           store_rows<R, C>(total, {tile * kTile, columns}, in, row, out);
         }

@@ -121,23 +121,23 @@ inline void store_tile(const Lanes (&sums)[R], std::size_t tile, std::size_t out
   }
 }
 
-// Asks for the weights that this thread will probably meet next, group by group as it meets those
-// of now: few rows wait for memory more than for arithmetic.
-template <typename Group>
+// Asks for the weights that this thread will probably meet next, evenly while it works on those of
+// now, which it passes over several times: few rows wait for memory more than for arithmetic.
 class Ahead {
  public:
-  Ahead(const Linear& weights, std::size_t tile)
-      : next_(reinterpret_cast<std::uintptr_t>(weights.tile(0)) + tile * weights.tile_bytes()) {}
-  void step(std::size_t groups) {
+  Ahead(const Linear& weights, std::size_t tile, std::size_t passes)
+      : next_(reinterpret_cast<std::uintptr_t>(weights.tile(0)) + tile * weights.tile_bytes()),
+        passes_(passes) {}
+  void step(std::size_t bytes) {
     constexpr std::size_t kLine = 64;
-    for (std::size_t line = 0; line < groups * sizeof(Group); line += kLine) {
-      __builtin_prefetch(reinterpret_cast<const void*>(next_ + line));
+    for (met_ += bytes; met_ >= kLine * passes_; met_ -= kLine * passes_, next_ += kLine) {
+      __builtin_prefetch(reinterpret_cast<const void*>(next_));
     }
-    next_ += groups * sizeof(Group);
   }
 
  private:
   std::uintptr_t next_;  // may lie beyond the weights: asking for it is harmless
+  std::size_t passes_, met_ = 0;
 };
 
 inline constexpr std::size_t kFloatRows = 6;

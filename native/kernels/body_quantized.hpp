@@ -64,7 +64,7 @@ inline void add_group(Lanes (&total)[R], const Int8Group& group, const Quantized
 // R rows × one tile.
 template <typename Group, std::size_t R>
 void quantized_block(const Linear& weights, std::size_t tile, const QuantizedRows& in,
-                     std::size_t row, const LinearOutput& out, Ahead<Group>* ahead) {
+                     std::size_t row, const LinearOutput& out, Ahead& ahead) {
   const auto* groups = reinterpret_cast<const Group*>(weights.tile(tile));
   const QuantizedGroup* inputs = in.row(row);
   Lanes total[R] = {};
@@ -72,7 +72,7 @@ void quantized_block(const Linear& weights, std::size_t tile, const QuantizedRow
     const std::size_t first = panel * kPanelGroups;
     const std::size_t end = std::min(in.row_groups, first + kPanelGroups);
     for (std::size_t g = first; g < end; ++g) {
-      if (ahead) ahead->step(1);
+      ahead.step(sizeof(Group));
       add_group<R>(total, groups[g], inputs + g, in.row_groups);
     }
     for (std::size_t r = 0; r < R; ++r) {
@@ -86,11 +86,10 @@ void quantized_block(const Linear& weights, std::size_t tile, const QuantizedRow
 template <typename Group, std::size_t Most>
 void quantized_blocks(const Linear& weights, RowRange tiles, const QuantizedRows& in,
                       RowRange rows, const LinearOutput& out, std::size_t next) {
-  Ahead<Group> ahead(weights, next);
+  Ahead ahead(weights, next, (rows.end - rows.begin + Most - 1) / Most);
   for_row_blocks<Most>(rows, [&]<std::size_t R>(std::size_t row) {
     for (std::size_t tile = tiles.begin; tile < tiles.end; ++tile) {
-      quantized_block<Group, R>(weights, tile, in, row, out,
-                                row == rows.begin ? &ahead : nullptr);
+      quantized_block<Group, R>(weights, tile, in, row, out, ahead);
     }
   });
 }
