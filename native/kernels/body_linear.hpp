@@ -43,8 +43,27 @@ inline float sum_of_squares(const float* values, std::size_t count) {
 
 // The scale's last 16 bits are cut off, so that codes do not hang on the order of additions.
 inline float scale_of(const float* in, std::size_t inputs) {
-  const float mean_square = sum_of_squares(in, inputs) / static_cast<float>(inputs);
-  const float scale = kCodeReach / 127.0f * std::sqrt(mean_square);
+  Lanes sums[4] = {}, most = broadcast(0.0f);
+  float total = 0.0f, largest = 0.0f;
+  std::size_t i = 0;
+  const auto add = [&](std::size_t chain) {
+    const Lanes x = load(in + i + chain * kLanes);
+    const Lanes magnitude = maximum(x, broadcast(0.0f) - x);
+    sums[chain] = sums[chain] + magnitude;
+    most = maximum(magnitude, most);
+  };
+  for (; i + 4 * kLanes <= inputs; i += 4 * kLanes) {
+    for (std::size_t chain = 0; chain < 4; ++chain) add(chain);
+  }
+  for (; i + kLanes <= inputs; i += kLanes) add(0);
+  for (; i < inputs; ++i) {
+    total += std::fabs(in[i]);
+    largest = std::max(largest, std::fabs(in[i]));
+  }
+  total += sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  largest = std::max(largest, max_lanes(most));
+  const float usual = total * (kCodeReach / 127.0f) / static_cast<float>(inputs);
+  const float scale = largest > usual * kMostCode ? largest / kMostCode : usual;
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scale) & 0xffff0000u);
 }
 

@@ -30,8 +30,8 @@ __all__ = [
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
 Ints = NDArray[np.int64]
-_GROUP = 32
-_OUTLIER_RATIO = 3.0
+_CODE_REACH = 5
+_MOST_CODE = 32_000
 _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
 
@@ -40,27 +40,19 @@ def _floats(values: npt.ArrayLike) -> Floats:
 
 
 def quantised_rows(values: Floats) -> Floats:
-    """Round inputs (rows, inputs) to 8 bits, but for outliers.
+    """Round inputs (rows, inputs) to multiples of their row's scale.
 
-    Each group of 32 is rounded to 127ths of its largest magnitude. When that exceeds three
-    times the row's root mean square, it is left exact, and the next largest sets the scale.
+    The scale is a 127th of five times the row's mean magnitude, or a 32,000th of its largest
+    magnitude if that is more, with the last 16 bits of its float32 cut off.
     """
-    rows, inputs = values.shape
-    groups = np.zeros((rows, -(-inputs // _GROUP), _GROUP), np.float32)
-    groups.reshape(rows, -1)[:, :inputs] = values
-    limit = _OUTLIER_RATIO * np.sqrt(np.mean(groups.reshape(rows, -1)[:, :inputs] ** 2, axis=-1))
-    largest = np.abs(groups).argmax(axis=-1)[..., None]
-    apart = np.take_along_axis(groups, largest, axis=-1)
-    apart = np.where(np.abs(apart) > limit[:, None, None], apart, np.float32(0))
-    outliers = np.zeros_like(groups)
-    np.put_along_axis(outliers, largest, apart, axis=-1)
-    rest = groups - outliers
-    most = np.abs(rest).max(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        inverse = np.where(most > 0, np.float32(127) / most, np.float32(0))
-    scale = (most / np.float32(127)).astype(np.float64)
-    rounded = np.rint(rest * inverse) * scale + outliers
-    return _floats(rounded.reshape(rows, -1)[:, :inputs])
+    magnitudes = np.abs(values).astype(np.float32)
+    usual = magnitudes.mean(axis=-1, keepdims=True) * np.float32(_CODE_REACH / 127)
+    most = magnitudes.max(axis=-1, keepdims=True) / np.float32(_MOST_CODE)
+    scale = np.maximum(usual, most)
+    scale = (scale.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    with np.errstate(divide="ignore"):
+        inverse = np.where(scale > 0, np.float32(1) / scale, np.float32(0))
+    return _floats(np.rint(values.astype(np.float32) * inverse) * scale.astype(np.float64))
 
 
 def rms_norm(values: Floats, weight: Floats32, epsilon: float) -> Floats:
