@@ -47,8 +47,9 @@ Pool::Pool(int threads) {
                                 " must be between 0 (all cores) and 256.");
   }
   if (threads == 0) threads = std::max(1, usable_cores());
-  for (int worker = 1; worker < threads; ++worker) {
-    workers_.emplace_back([this] { work(); });
+  shares_ = std::vector<Share>(static_cast<std::size_t>(threads));
+  for (std::size_t thread = 1; thread < shares_.size(); ++thread) {
+    workers_.emplace_back([this, thread] { work(thread); });
   }
 }
 
@@ -65,10 +66,14 @@ void Pool::run(Call call, void* context, std::size_t chunks) {
   context_ = context;
   remaining_.store(static_cast<std::uint32_t>(chunks), std::memory_order_relaxed);
   const std::uint32_t generation = generation_.load(std::memory_order_relaxed) + 1;
-  ticket_.store(Ticket::pack(generation, chunks), std::memory_order_release);
+  for (std::size_t thread = 0; thread < shares_.size(); ++thread) {
+    const std::size_t next = chunks * thread / shares_.size();
+    const std::size_t end = chunks * (thread + 1) / shares_.size();
+    shares_[thread].word.store(Share::pack(generation, next, end), std::memory_order_release);
+  }
   generation_.store(generation, std::memory_order_release);
   generation_.notify_all();
-  take_chunks(generation);
+  take_chunks(generation, 0);
   const auto done = [this] { return remaining_.load(std::memory_order_acquire) == 0; };
   if (spin_until(done)) return;
   for (auto left = remaining_.load(std::memory_order_acquire); left != 0;
@@ -77,21 +82,31 @@ void Pool::run(Call call, void* context, std::size_t chunks) {
   }
 }
 
-std::size_t Pool::take_chunks(std::uint32_t generation) {
-  std::size_t taken = 0;
-  auto word = ticket_.load(std::memory_order_acquire);
-  while (Ticket::generation(word) == generation && Ticket::next(word) < Ticket::chunks(word)) {
-    if (!ticket_.compare_exchange_weak(word, word + 1, std::memory_order_acq_rel)) continue;
-    call_(context_, Ticket::next(word));
+std::uint32_t Pool::take_share(Share& share, std::uint32_t generation, bool from_front) {
+  std::uint32_t taken = 0;
+  auto word = share.word.load(std::memory_order_acquire);
+  while (Share::generation(word) == generation && Share::next(word) < Share::end(word)) {
+    const std::uint64_t left = from_front ? word + 1 : word - Share::kLast;
+    if (!share.word.compare_exchange_weak(word, left, std::memory_order_acq_rel)) continue;
+    call_(context_, from_front ? Share::next(word) : Share::end(word) - 1);
     ++taken;
-    // The last chunk releases the caller, which may be asleep.
-    if (remaining_.fetch_sub(1, std::memory_order_acq_rel) == 1) remaining_.notify_one();
-    word = ticket_.load(std::memory_order_acquire);
+    word = share.word.load(std::memory_order_acquire);
   }
   return taken;
 }
 
-void Pool::work() {
+void Pool::take_chunks(std::uint32_t generation, std::size_t thread) {
+  std::uint32_t taken = take_share(shares_[thread], generation, true);
+  for (std::size_t other = 1; other < shares_.size(); ++other) {
+    taken += take_share(shares_[(thread + other) % shares_.size()], generation, false);
+  }
+  // The last chunks release the caller, which may be asleep.
+  if (taken > 0 && remaining_.fetch_sub(taken, std::memory_order_acq_rel) == taken) {
+    remaining_.notify_one();
+  }
+}
+
+void Pool::work(std::size_t thread) {
   std::uint32_t seen = 0;
   while (!stopping_.load(std::memory_order_relaxed)) {
     const auto changed = [&] { return generation_.load(std::memory_order_acquire) != seen; };
@@ -99,7 +114,7 @@ void Pool::work() {
     const std::uint32_t generation = generation_.load(std::memory_order_acquire);
     if (generation == seen) continue;
     seen = generation;
-    take_chunks(generation);
+    take_chunks(generation, thread);
   }
 }
 

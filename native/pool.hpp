@@ -1,8 +1,10 @@
 // A thread pool for steps of tens of microseconds on machines that have other work to do.
 //
-// parallel_for hands out small chunks one by one, so a slow core takes fewer of them. A thread
-// with nothing to do spins for at most about 20 µs and then sleeps: on a machine whose cores
-// are all taken, a longer spin would burn the very time slice that the others wait for.
+// parallel_for cuts its chunks into one share per thread. A thread that is done with its own takes
+// chunks from the ends of the others', so a slow core does fewer of them, but until then no two
+// threads touch the same line: on cores far apart each such meeting takes a fifth of a microsecond.
+// A thread with nothing to do spins for at most about 20 µs and then sleeps: on a machine whose
+// cores are all taken, a longer spin would burn the very time slice that the others wait for.
 #pragma once
 
 #include <algorithm>
@@ -35,8 +37,8 @@ class Pool {
       for (std::size_t chunk = 0; chunk < chunks; ++chunk) body(chunk);
       return;
     }
-    if (chunks <= Ticket::kChunkMask) return dispatch(body, chunks);
-    const std::size_t together = (chunks + Ticket::kChunkMask - 1) / Ticket::kChunkMask;
+    if (chunks <= Share::kMask) return dispatch(body, chunks);
+    const std::size_t together = (chunks + Share::kMask - 1) / Share::kMask;
     const auto several = [&](std::size_t group) {
       const std::size_t end = std::min(chunks, (group + 1) * together);
       for (std::size_t chunk = group * together; chunk < end; ++chunk) body(chunk);
@@ -54,26 +56,31 @@ class Pool {
         const_cast<void*>(static_cast<const void*>(&body)), chunks);
   }
 
-  // Generation, number of chunks and next chunk in one word: a worker that wakes late and holds
-  // an old generation can never take a chunk of a newer job, and a chunk taken pins the job.
-  struct Ticket {
-    static constexpr int kChunkBits = 16;
-    static constexpr std::uint64_t kChunkMask = (1u << kChunkBits) - 1;
-    static std::uint64_t pack(std::uint64_t generation, std::uint64_t chunks) {
-      return generation << (2 * kChunkBits) | chunks << kChunkBits;
+  // What is left of a thread's share of a job, with the job's generation in one word: a worker that
+  // wakes late and holds an old generation can never take a chunk of a newer job, and a chunk taken
+  // pins the job.
+  struct alignas(64) Share {
+    static constexpr int kBits = 16;
+    static constexpr std::uint64_t kMask = (1u << kBits) - 1, kLast = 1u << kBits;
+    static std::uint64_t pack(std::uint64_t generation, std::uint64_t next, std::uint64_t end) {
+      return generation << (2 * kBits) | end << kBits | next;
     }
     static std::uint32_t generation(std::uint64_t word) {
-      return static_cast<std::uint32_t>(word >> (2 * kChunkBits));
+      return static_cast<std::uint32_t>(word >> (2 * kBits));
     }
-    static std::uint64_t chunks(std::uint64_t word) { return word >> kChunkBits & kChunkMask; }
-    static std::uint64_t next(std::uint64_t word) { return word & kChunkMask; }
+    static std::uint64_t end(std::uint64_t word) { return word >> kBits & kMask; }
+    static std::uint64_t next(std::uint64_t word) { return word & kMask; }
+
+    std::atomic<std::uint64_t> word{0};
   };
 
   void run(Call call, void* context, std::size_t chunks);
-  void work();
-  std::size_t take_chunks(std::uint32_t generation);
+  void work(std::size_t thread);
+  void take_chunks(std::uint32_t generation, std::size_t thread);
+  // Takes chunks of a share from its front or its end until it is empty; tells how many.
+  std::uint32_t take_share(Share& share, std::uint32_t generation, bool from_front);
 
-  alignas(64) std::atomic<std::uint64_t> ticket_{0};
+  std::vector<Share> shares_;  // one per thread, the caller's first
   alignas(64) std::atomic<std::uint32_t> remaining_{0};
   alignas(64) std::atomic<std::uint32_t> generation_{0};
   Call call_ = nullptr;

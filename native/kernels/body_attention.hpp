@@ -35,13 +35,16 @@ void write_value(const float* value, std::size_t head_dim, void* values, std::si
   Cache::narrow(value, head_dim, to);
 }
 
-// Asks for the values of the first B blocks and the keys of the B next, from an element on.
+// Asks for the line of the next keys and values that lies where a dimension's keys lie now.
 template <typename Cache, std::size_t B>
-inline void prefetch_blocks(const AttentionSplit& split, RowRange blocks, std::size_t element) {
-  for (std::size_t b = blocks.begin; b < blocks.begin + B; ++b) {
-    const std::size_t next = std::min(b + B, blocks.end - 1);
-    __builtin_prefetch(static_cast<const typename Cache::Element*>(split.values[b]) + element);
-    __builtin_prefetch(static_cast<const typename Cache::Element*>(split.keys[next]) + element);
+inline void prefetch_blocks(const AttentionSplit& split, std::size_t block, std::size_t d) {
+  constexpr std::size_t kLine = 64;
+  const std::size_t at = d * kBlockTokens * sizeof(typename Cache::Element);
+  if (at % kLine) return;
+  for (std::size_t b = block; b < block + B; ++b) {
+    if (!split.next_keys[b]) continue;
+    __builtin_prefetch(static_cast<const std::byte*>(split.next_keys[b]) + at);
+    __builtin_prefetch(static_cast<const std::byte*>(split.next_values[b]) + at);
   }
 }
 
@@ -56,7 +59,7 @@ inline void block_scores(const AttentionSplit& split, RowRange blocks, const flo
   Pair total[R][B] = {};
   for (std::size_t d = 0; d < split.head_dim; ++d, queries += kAttentionRows) {
     // Few rows wait for memory more than for arithmetic.
-    if constexpr (R < kScoreRows / 2) prefetch_blocks<Cache, B>(split, blocks, d * kBlockTokens);
+    if constexpr (R < kScoreRows / 2) prefetch_blocks<Cache, B>(split, blocks.begin, d);
     Pair there[B];
     for (std::size_t b = 0; b < B; ++b) there[b] = Cache::pair_at(keys[b] + d * kBlockTokens);
     for (std::size_t r = 0; r < R; ++r) {

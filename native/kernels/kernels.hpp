@@ -94,6 +94,9 @@ struct AttentionSplit {
   const void* values[kSplitBlocks];  // [16][head_dim] each
   std::size_t head_dim;
   float scale;
+  // What the thread will probably meet next, block for block, or null: fetched meanwhile.
+  const void* next_keys[kSplitBlocks];
+  const void* next_values[kSplitBlocks];
 };
 
 // The keys [begin, end) of a split that a row sees.

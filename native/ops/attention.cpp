@@ -128,17 +128,35 @@ struct Attention final : Op {
     }
   }
 
-  void attend_split(Context& context, const Task& task, const Pairs& pairs, std::size_t number,
-                    States& states) const {
+  // Where the keys of a split lie that some query of a task sees, and their values.
+  void find_blocks(const Context& context, const Task& task, std::size_t number,
+                   const void** keys, const void** values) const {
     const BlockTable table = context.step.table(cache.group, task.sequence_number);
     const std::size_t start = number * kSplitTokens;
-    const std::size_t first = std::max(start, pairs.first[0]);
-    const std::size_t end = std::min(start + kSplitTokens, pairs.end[task.num_pairs - 1]);
-    AttentionSplit split{{}, {}, cache.head_dim, settings.scale};
+    const std::size_t first = std::max(start, first_key(*task.sequence, position(task, 0)));
+    const std::size_t end = std::min(
+        start + kSplitTokens, end_key(*task.sequence, position(task, task.num_pairs - 1)));
     for (std::size_t key = first / kBlockTokens * kBlockTokens; key < end; key += kBlockTokens) {
       const std::size_t block = table.at(key), at = (key - start) / kBlockTokens;
-      split.keys[at] = context.cache.keys(cache.layer, block, task.kv_head);
-      split.values[at] = context.cache.values(cache.layer, block, task.kv_head);
+      keys[at] = context.cache.keys(cache.layer, block, task.kv_head);
+      values[at] = context.cache.values(cache.layer, block, task.kv_head);
+    }
+  }
+
+  // Part of a task's keys, as one thread goes through them.
+  struct Visit {
+    Task task;  // without pairs there is none
+    std::size_t split;
+  };
+
+  void attend_split(Context& context, const Visit& visit, const Pairs& pairs, const Visit& next,
+                    States& states) const {
+    const Task& task = visit.task;
+    const std::size_t start = visit.split * kSplitTokens;
+    AttentionSplit split{{}, {}, cache.head_dim, settings.scale, {}, {}};
+    find_blocks(context, task, visit.split, split.keys, split.values);
+    if (next.task.num_pairs > 0) {
+      find_blocks(context, next.task, next.split, split.next_keys, split.next_values);
     }
     KeyRange keys[kAttentionRows];
     ScoreBend bends[kAttentionRows];
@@ -168,15 +186,21 @@ struct Attention final : Op {
     }
   }
 
-  void run_task(Context& context, const Task& task) const {
+  void run_task(Context& context, std::size_t index) const {
+    const Task task = task_at(context, index);
+    const Task next = task_at(context, index + 1);
+    const std::size_t next_begin = next.num_pairs > 0 ? splits_of(next).begin : 0;
     float total_values[kAttentionRows * kMaxHeadDim], split_values[kAttentionRows * kMaxHeadDim];
     Pairs pairs;
     collect_pairs(context, task, pairs);
     States total(cache.head_dim, total_values), part(cache.head_dim, split_values);
     const RowRange splits = splits_of(task);
-    attend_split(context, task, pairs, splits.begin, total);
-    for (std::size_t split = splits.begin + 1; split < splits.end; ++split) {
-      attend_split(context, task, pairs, split, part);
+    for (std::size_t split = splits.begin; split < splits.end; ++split) {
+      const bool is_last = split + 1 == splits.end;
+      attend_split(context, {task, split}, pairs,
+                   is_last ? Visit{next, next_begin} : Visit{task, split + 1},
+                   split == splits.begin ? total : part);
+      if (split == splits.begin) continue;
       for (std::size_t pair = 0; pair < task.num_pairs; ++pair) {
         context.kernels.merge_states(part.rows[pair], cache.head_dim, total.rows[pair]);
       }
@@ -228,7 +252,7 @@ struct Attention final : Op {
         Pairs pairs;
         collect_pairs(context, task, pairs);
         States part(cache.head_dim, slot);
-        attend_split(context, task, pairs, split, part);
+        attend_split(context, {task, split}, pairs, {}, part);
         save(part, task.num_pairs, slot);
       });
       for (std::size_t index = 0; index < tasks; ++index) {
@@ -273,7 +297,7 @@ struct Attention final : Op {
       run_split_tasks(context, tasks, splits);
     } else {
       context.pool.parallel_for(
-          tasks, [&](std::size_t index) { run_task(context, task_at(context, index)); });
+          tasks, [&](std::size_t index) { run_task(context, index); });
     }
   }
 };

@@ -146,8 +146,7 @@ void LinearWork::run(const Context& context, std::size_t chunk) const {
   const RowRange tiles{tile, std::min(weights_.tiles(), tile + chunk_tiles_)};
   const RowRange rows{row, std::min(rows_.end, row + kMostRows)};
   if (weights_.is_quantized()) {
-    const auto threads = static_cast<std::size_t>(context.pool.threads());
-    const std::size_t next = (chunk + threads) / row_chunks_ * chunk_tiles_;
+    const std::size_t next = (chunk + 1) / row_chunks_ * chunk_tiles_;
     context.kernels.linear_quantized(weights_, tiles, quantized_, rows, out_, next);
   } else {
     context.kernels.linear_float(weights_, tiles, in_, in_stride_, rows, out_);
