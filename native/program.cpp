@@ -252,7 +252,39 @@ void Program::run(const Step& step) {
     }
   }
   Context context{kernels_, *pool_, step, scratch_, cache_, buffers_, adapters_};
-  for (const auto& op : ops_) op->run(context);
+  run_ops(context);
+}
+
+void Program::run_ops(Context& context) const {
+  RowWork pending{Rows::tokens, 0};
+  std::size_t first = 0;  // of the operations whose row parts are pending
+  const auto flush = [&](std::size_t end) {
+    if (pending.floats > 0) {
+      context.for_rows(
+          context.num_rows(pending.rows), pending.floats,
+          [&](std::size_t row) {
+            for (std::size_t i = first; i < end; ++i) ops_[i]->run_row(context, row);
+          },
+          pending.together);
+    }
+    pending.floats = 0;
+  };
+  for (std::size_t i = 0; i < ops_.size(); ++i) {
+    const std::optional<RowWork> work = ops_[i]->row_work(context);
+    if (work) {
+      if (pending.floats > 0 && work->rows != pending.rows) flush(i);
+      if (pending.floats == 0) {
+        first = i;
+        pending = {work->rows, 0};
+      }
+      pending.floats += std::max<std::size_t>(work->floats, 1);
+      pending.together = std::max(pending.together, work->together);
+    }
+    if (ops_[i]->is_by_rows()) continue;
+    flush(work ? i + 1 : i);
+    ops_[i]->run(context);
+  }
+  flush(ops_.size());
 }
 
 }  // namespace yearling

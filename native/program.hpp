@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -194,8 +195,12 @@ struct Context {
   template <typename Body>
   void for_rows(std::size_t rows, std::size_t row_work, Body&& body, std::size_t together = 1) {
     constexpr std::size_t kWorth = 8192;  // about as long as waking a sleeping thread takes
-    const std::size_t worth = std::max<std::size_t>(1, kWorth / std::max<std::size_t>(row_work, 1));
-    const std::size_t chunk = (worth + together - 1) / together * together;
+    std::size_t chunks = (rows * std::max<std::size_t>(row_work, 1) + kWorth / 2) / kWorth;
+    const auto threads = static_cast<std::size_t>(pool.threads());
+    if (chunks > 1) chunks = (chunks + threads - 1) / threads * threads;
+    const std::size_t even = (rows + std::max<std::size_t>(chunks, 1) - 1) /
+                             std::max<std::size_t>(chunks, 1);
+    const std::size_t chunk = std::max<std::size_t>(1, (even + together - 1) / together * together);
     pool.parallel_for((rows + chunk - 1) / chunk, [&](std::size_t index) {
       const std::size_t end = std::min(rows, (index + 1) * chunk);
       for (std::size_t row = index * chunk; row < end; ++row) body(row);
@@ -203,11 +208,30 @@ struct Context {
   }
 };
 
+// Work on rows that do not meet.
+struct RowWork {
+  Rows rows;
+  std::size_t floats;  // that a row touches, about
+  std::size_t together = 1;
+};
+
 class Op {
  public:
   virtual ~Op() = default;
+  // Its part that treats each row alone, if it has one. Such parts that follow one another are one
+  // job: a row goes through all of them while it is in the cache.
+  virtual std::optional<RowWork> row_work(const Context&) const { return {}; }
+  virtual void run_row(Context&, std::size_t) const {}
+  // What comes behind that; `is_by_rows` if nothing does.
+  virtual bool is_by_rows() const { return false; }
   virtual void run(Context& context) const = 0;
   virtual void collect(Requirements&) const {}
+};
+
+class RowOp : public Op {
+ public:
+  bool is_by_rows() const final { return true; }
+  void run(Context&) const final {}
 };
 
 class Program {
@@ -241,6 +265,7 @@ class Program {
   void run(const Step& step);
 
  private:
+  void run_ops(Context& context) const;
   void check(const Step& step) const;
   void check_sequences(const Step& step) const;
   void check_blocks(const Step& step, std::size_t group, std::size_t sequence) const;

@@ -4,38 +4,42 @@
 namespace yearling {
 namespace {
 
-struct Activate final : Op {
+struct Activate final : RowOp {
   int buffer;
   std::size_t activation;
-  void run(Context& context) const override {
+  std::optional<RowWork> row_work(const Context& context) const override {
     const Buffer& in = context.buffers[buffer];
-    context.for_rows(context.num_rows(in.rows), 4 * in.columns, [&](std::size_t row) {
-      context.kernels.activate[activation](in.row(row), in.columns);
-    });
+    return RowWork{in.rows, 4 * in.columns};
+  }
+  void run_row(Context& context, std::size_t row) const override {
+    const Buffer& in = context.buffers[buffer];
+    context.kernels.activate[activation](in.row(row), in.columns);
   }
 };
 
-struct Gate final : Op {
+struct Gate final : RowOp {
   int input, output;
   std::size_t activation;
-  void run(Context& context) const override {
+  std::optional<RowWork> row_work(const Context& context) const override {
+    const Buffer& out = context.buffers[output];
+    return RowWork{out.rows, 4 * out.columns};
+  }
+  void run_row(Context& context, std::size_t row) const override {
     const Buffer &in = context.buffers[input], &out = context.buffers[output];
-    context.for_rows(context.num_rows(in.rows), 4 * out.columns, [&](std::size_t row) {
-      const float* first = in.row(row);
-      context.kernels.gate[activation](first, first + out.columns, out.columns, out.row(row));
-    });
+    const float* first = in.row(row);
+    context.kernels.gate[activation](first, first + out.columns, out.columns, out.row(row));
   }
 };
 
-struct Clamp final : Op {
+struct Clamp final : RowOp {
   int buffer;
   std::size_t column, width;
   float limit;
-  void run(Context& context) const override {
-    const Buffer& in = context.buffers[buffer];
-    context.for_rows(context.num_rows(in.rows), width, [&](std::size_t row) {
-      context.kernels.clamp(in.row(row) + column, limit, width);
-    });
+  std::optional<RowWork> row_work(const Context& context) const override {
+    return RowWork{context.buffers[buffer].rows, width};
+  }
+  void run_row(Context& context, std::size_t row) const override {
+    context.kernels.clamp(context.buffers[buffer].row(row) + column, limit, width);
   }
 };
 

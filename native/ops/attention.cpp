@@ -11,31 +11,33 @@
 namespace yearling {
 namespace {
 
-struct WriteKV final : Op {
+struct WriteKV final : RowOp {
   int input;
   CacheLayer cache;
   std::size_t key_column, value_column;
 
-  void run(Context& context) const override {
+  std::optional<RowWork> row_work(const Context& context) const override {
+    // Tokens of a block share the lines of its keys: two threads would take them from each other.
+    const bool has_neighbours = context.step.tokens.size() > context.step.sequences.size();
+    return RowWork{Rows::tokens, 4 * cache.kv_heads * cache.head_dim,
+                   has_neighbours ? kBlockTokens : 1};
+  }
+  void run_row(Context& context, std::size_t row) const override {
     const Buffer& in = context.buffers[input];
     const auto [layer, group, kv_heads, head_dim] = cache;
     const auto type = static_cast<std::size_t>(context.cache.type());
-    const auto write = [&](std::size_t row) {
-      const std::size_t position = context.scratch.positions[row];
-      const std::size_t block =
-          context.step.table(group, context.scratch.sequence_of[row]).at(position);
-      const std::size_t token = position % kBlockTokens;
-      for (std::size_t head = 0; head < kv_heads; ++head) {
-        const float* key = in.row(row) + key_column + head * head_dim;
-        const float* value = in.row(row) + value_column + head * head_dim;
-        context.kernels.write_key[type](key, head_dim, context.cache.keys(layer, block, head),
+    const std::size_t position = context.scratch.positions[row];
+    const std::size_t block =
+        context.step.table(group, context.scratch.sequence_of[row]).at(position);
+    const std::size_t token = position % kBlockTokens;
+    for (std::size_t head = 0; head < kv_heads; ++head) {
+      const float* key = in.row(row) + key_column + head * head_dim;
+      const float* value = in.row(row) + value_column + head * head_dim;
+      context.kernels.write_key[type](key, head_dim, context.cache.keys(layer, block, head),
+                                      token);
+      context.kernels.write_value[type](value, head_dim, context.cache.values(layer, block, head),
                                         token);
-        context.kernels.write_value[type](value, head_dim,
-                                          context.cache.values(layer, block, head), token);
-      }
-    };
-    // Tokens of a block share the lines of its keys: two threads would take them from each other.
-    context.for_rows(context.step.tokens.size(), 4 * kv_heads * head_dim, write, 4 * kBlockTokens);
+    }
   }
 };
 

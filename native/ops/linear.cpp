@@ -32,28 +32,36 @@ struct LinearOp final : Op {
     if (weights->is_quantized()) needs.need_quantized(rows, weights->inputs());
   }
 
+  QuantizedRows quantized_in(const Context& context) const {
+    QuantizedRows quantized = context.scratch.quantized;
+    quantized.row_groups = weights->groups();
+    return quantized;
+  }
+
+  std::optional<RowWork> row_work(const Context& context) const override {
+    const Buffer& in = context.buffers[input];
+    const bool has_updates = is_updated(context);
+    if (!weights->is_quantized() && !has_updates) return {};
+    return RowWork{in.rows, has_updates ? kUpdateWork * in.columns : in.columns};
+  }
+  void run_row(Context& context, std::size_t row) const override {
+    const Buffer& in = context.buffers[input];
+    if (weights->is_quantized()) {
+      context.kernels.quantize_row(in.row(row), in.columns, quantized_in(context), row);
+    }
+    if (has_token_rows && !context.adapters.empty()) begin_update(context, in, row);
+  }
+
   void run(Context& context) const override {
     const Buffer &in = context.buffers[input], &out = context.buffers[output];
     const std::size_t rows = context.num_rows(in.rows);
     if (rows == 0) return;
-    QuantizedRows quantized = context.scratch.quantized;
-    quantized.row_groups = weights->groups();
-    const bool has_updates = is_updated(context);
-    if (weights->is_quantized() || has_updates) {
-      const std::size_t row_work = has_updates ? kUpdateWork * in.columns : in.columns;
-      context.for_rows(rows, row_work, [&](std::size_t row) {
-        if (weights->is_quantized()) {
-          context.kernels.quantize_row(in.row(row), in.columns, quantized, row);
-        }
-        if (has_updates) begin_update(context, in, row);
-      });
-    }
     const LinearOutput to{out.row(0) + column, out.columns, bias.empty() ? nullptr : bias.data(),
                           accumulates};
-    const LinearWork work(*weights, in.row(0), in.columns, quantized, {0, rows}, to);
+    const LinearWork work(*weights, in.row(0), in.columns, quantized_in(context), {0, rows}, to);
     context.pool.parallel_for(work.chunks(),
                               [&](std::size_t chunk) { work.run(context, chunk); });
-    if (has_updates) add_updates(context, rows, to);
+    if (is_updated(context)) add_updates(context, rows, to);
   }
 
   // ---- adapters ----

@@ -18,27 +18,28 @@ std::size_t position_of(const Context& context, std::size_t row, Channel channel
   return token;
 }
 
-struct AddPositions final : Op {
+struct AddPositions final : RowOp {
   int output;
   std::shared_ptr<const std::vector<float>> table;
   std::size_t offset;
   Channel channel;
   bool accumulates;
-  void run(Context& context) const override {
+  std::optional<RowWork> row_work(const Context& context) const override {
+    return RowWork{Rows::tokens, context.buffers[output].columns};
+  }
+  void run_row(Context& context, std::size_t row) const override {
     const Buffer& out = context.buffers[output];
-    context.for_rows(context.step.tokens.size(), out.columns, [&](std::size_t row) {
-      const float* from =
-          table->data() + (position_of(context, row, channel) + offset) * out.columns;
-      if (accumulates) {
-        context.kernels.add_scaled(from, 1.0f, out.columns, out.row(row));
-      } else {
-        std::copy_n(from, out.columns, out.row(row));
-      }
-    });
+    const float* from =
+        table->data() + (position_of(context, row, channel) + offset) * out.columns;
+    if (accumulates) {
+      context.kernels.add_scaled(from, 1.0f, out.columns, out.row(row));
+    } else {
+      std::copy_n(from, out.columns, out.row(row));
+    }
   }
 };
 
-struct Angles final : Op {
+struct Angles final : RowOp {
   int output;
   std::vector<float> frequencies;
   double factor;
@@ -64,25 +65,25 @@ struct Angles final : Op {
             is_scaled ? 0.1 * std::log(ratio) + 1 : 1.0};
   }
 
-  void run(Context& context) const override {
-    const Buffer& out = context.buffers[output];
-    const std::size_t half = frequencies.size();
+  std::optional<RowWork> row_work(const Context&) const override {
     const std::size_t work = stretch.kind == StretchKind::none ? 64 : 256;
-    context.for_rows(context.step.tokens.size(), work * half, [&](std::size_t row) {
-      const auto position = static_cast<float>(position_of(context, row, channel));
-      float* to = out.row(row);
-      if (stretch.kind == StretchKind::none) {
-        for (std::size_t i = 0; i < half; ++i) put(to, i, position * frequencies[i], factor);
-        return;
-      }
-      const std::size_t token = context.scratch.positions[row];
-      const Growth growth = growth_at(std::max(context.sequence_of(row).prefix, token + 1));
-      for (std::size_t i = 0; i < half; ++i) {
-        const double power = static_cast<double>(i) / static_cast<double>(half);
-        const auto frequency = static_cast<float>(std::pow(growth.base, -power));
-        put(to, i, position * frequency, factor * growth.factor);
-      }
-    });
+    return RowWork{Rows::tokens, work * frequencies.size()};
+  }
+  void run_row(Context& context, std::size_t row) const override {
+    const std::size_t half = frequencies.size();
+    const auto position = static_cast<float>(position_of(context, row, channel));
+    float* to = context.buffers[output].row(row);
+    if (stretch.kind == StretchKind::none) {
+      for (std::size_t i = 0; i < half; ++i) put(to, i, position * frequencies[i], factor);
+      return;
+    }
+    const std::size_t token = context.scratch.positions[row];
+    const Growth growth = growth_at(std::max(context.sequence_of(row).prefix, token + 1));
+    for (std::size_t i = 0; i < half; ++i) {
+      const double power = static_cast<double>(i) / static_cast<double>(half);
+      const auto frequency = static_cast<float>(std::pow(growth.base, -power));
+      put(to, i, position * frequency, factor * growth.factor);
+    }
   }
 
   // Tables hold float32 angles' cosines; those are taken in double, as rounding them is cheap.
@@ -93,34 +94,34 @@ struct Angles final : Op {
   }
 };
 
-struct Rotary final : Op {
+struct Rotary final : RowOp {
   int buffer, angles;
   std::size_t column, heads, head_dim, offset, half, layout;
-  void run(Context& context) const override {
-    const Buffer &in = context.buffers[buffer], &table = context.buffers[angles];
-    context.for_rows(context.step.tokens.size(), heads * head_dim, [&](std::size_t row) {
-      const float* cosine = table.row(row);
-      float* head = in.row(row) + column + offset;
-      for (std::size_t h = 0; h < heads; ++h, head += head_dim) {
-        context.kernels.rotate[layout](head, cosine, cosine + half, half);
-      }
-    });
+  std::optional<RowWork> row_work(const Context&) const override {
+    return RowWork{Rows::tokens, heads * head_dim};
+  }
+  void run_row(Context& context, std::size_t row) const override {
+    const float* cosine = context.buffers[angles].row(row);
+    float* head = context.buffers[buffer].row(row) + column + offset;
+    for (std::size_t h = 0; h < heads; ++h, head += head_dim) {
+      context.kernels.rotate[layout](head, cosine, cosine + half, half);
+    }
   }
 };
 
-struct LogScale final : Op {
+struct LogScale final : RowOp {
   int buffer;
   std::size_t column, width, trained;
-  void run(Context& context) const override {
-    const Buffer& in = context.buffers[buffer];
-    context.for_rows(context.step.tokens.size(), width, [&](std::size_t row) {
-      const std::size_t length = context.scratch.positions[row] + 1;
-      if (length <= trained) return;
-      const double factor = std::log(static_cast<double>(length)) /
-                            std::log(static_cast<double>(trained));
-      float* values = in.row(row) + column;
-      context.kernels.scale(values, static_cast<float>(factor), width, values);
-    });
+  std::optional<RowWork> row_work(const Context&) const override {
+    return RowWork{Rows::tokens, width};
+  }
+  void run_row(Context& context, std::size_t row) const override {
+    const std::size_t length = context.scratch.positions[row] + 1;
+    if (length <= trained) return;
+    const double factor = std::log(static_cast<double>(length)) /
+                          std::log(static_cast<double>(trained));
+    float* values = context.buffers[buffer].row(row) + column;
+    context.kernels.scale(values, static_cast<float>(factor), width, values);
   }
 };
 

@@ -7,17 +7,18 @@
 namespace yearling {
 namespace {
 
-struct Embed final : Op {
+struct Embed final : RowOp {
   std::shared_ptr<const Linear> table;
   int output;
   float scale;
-  void run(Context& context) const override {
+  std::optional<RowWork> row_work(const Context& context) const override {
+    return RowWork{Rows::tokens, 4 * context.buffers[output].columns};
+  }
+  void run_row(Context& context, std::size_t row) const override {
     const Buffer& out = context.buffers[output];
-    context.for_rows(context.step.tokens.size(), 4 * out.columns, [&](std::size_t row) {
-      float* to = out.row(row);
-      table->unpack_row(static_cast<std::size_t>(context.step.tokens[row]), to);
-      if (scale != 1.0f) context.kernels.scale(to, scale, out.columns, to);
-    });
+    float* to = out.row(row);
+    table->unpack_row(static_cast<std::size_t>(context.step.tokens[row]), to);
+    if (scale != 1.0f) context.kernels.scale(to, scale, out.columns, to);
   }
 };
 
@@ -33,76 +34,84 @@ struct Inject final : Op {
   }
 };
 
-struct Norm final : Op {
+struct Norm final : RowOp {
   int input, output;
   bool is_layer_norm;
   std::vector<float> weight, bias;
   float epsilon;
-  void run(Context& context) const override {
+  std::optional<RowWork> row_work(const Context& context) const override {
+    const Buffer& in = context.buffers[input];
+    return RowWork{in.rows, in.columns};
+  }
+  void run_row(Context& context, std::size_t row) const override {
     const Buffer &in = context.buffers[input], &out = context.buffers[output];
-    context.for_rows(context.num_rows(in.rows), in.columns, [&](std::size_t row) {
-      if (is_layer_norm) {
-        context.kernels.layer_norm(in.row(row), weight.data(), bias.empty() ? nullptr : bias.data(),
-                                   epsilon, in.columns, out.row(row));
-      } else {
-        context.kernels.rms_norm(in.row(row), weight.data(), epsilon, in.columns, out.row(row));
-      }
-    });
+    if (is_layer_norm) {
+      context.kernels.layer_norm(in.row(row), weight.data(), bias.empty() ? nullptr : bias.data(),
+                                 epsilon, in.columns, out.row(row));
+    } else {
+      context.kernels.rms_norm(in.row(row), weight.data(), epsilon, in.columns, out.row(row));
+    }
   }
 };
 
-struct HeadNorm final : Op {
+struct HeadNorm final : RowOp {
   int buffer;
   std::size_t column, heads, head_dim;
   bool is_layer_norm;
   std::vector<float> weight, bias;
   float epsilon;
-  void run(Context& context) const override {
-    const Buffer& in = context.buffers[buffer];
-    context.for_rows(context.num_rows(in.rows), heads * head_dim, [&](std::size_t row) {
-      float* head = in.row(row) + column;
-      for (std::size_t h = 0; h < heads; ++h, head += head_dim) {
-        if (is_layer_norm) {
-          context.kernels.layer_norm(head, weight.data(), bias.empty() ? nullptr : bias.data(),
-                                     epsilon, head_dim, head);
-        } else {
-          context.kernels.rms_norm(head, weight.data(), epsilon, head_dim, head);
-        }
+  std::optional<RowWork> row_work(const Context& context) const override {
+    return RowWork{context.buffers[buffer].rows, heads * head_dim};
+  }
+  void run_row(Context& context, std::size_t row) const override {
+    float* head = context.buffers[buffer].row(row) + column;
+    for (std::size_t h = 0; h < heads; ++h, head += head_dim) {
+      if (is_layer_norm) {
+        context.kernels.layer_norm(head, weight.data(), bias.empty() ? nullptr : bias.data(),
+                                   epsilon, head_dim, head);
+      } else {
+        context.kernels.rms_norm(head, weight.data(), epsilon, head_dim, head);
       }
-    });
+    }
   }
 };
 
-struct Copy final : Op {
+struct Copy final : RowOp {
   int input, output;
   std::size_t column;
-  void run(Context& context) const override {
+  std::optional<RowWork> row_work(const Context& context) const override {
+    const Buffer& out = context.buffers[output];
+    return RowWork{out.rows, out.columns};
+  }
+  void run_row(Context& context, std::size_t row) const override {
     const Buffer &in = context.buffers[input], &out = context.buffers[output];
-    context.for_rows(context.num_rows(in.rows), out.columns, [&](std::size_t row) {
-      std::memcpy(out.row(row), in.row(row) + column, out.columns * sizeof(float));
-    });
+    std::memcpy(out.row(row), in.row(row) + column, out.columns * sizeof(float));
   }
 };
 
-struct Scale final : Op {
+struct Scale final : RowOp {
   int input, output;
   float factor;
-  void run(Context& context) const override {
+  std::optional<RowWork> row_work(const Context& context) const override {
+    const Buffer& out = context.buffers[output];
+    return RowWork{out.rows, out.columns};
+  }
+  void run_row(Context& context, std::size_t row) const override {
     const Buffer &in = context.buffers[input], &out = context.buffers[output];
-    context.for_rows(context.num_rows(in.rows), in.columns, [&](std::size_t row) {
-      context.kernels.scale(in.row(row), factor, in.columns, out.row(row));
-    });
+    context.kernels.scale(in.row(row), factor, in.columns, out.row(row));
   }
 };
 
-struct Add final : Op {
+struct Add final : RowOp {
   int input, output;
   float factor;
-  void run(Context& context) const override {
+  std::optional<RowWork> row_work(const Context& context) const override {
+    const Buffer& out = context.buffers[output];
+    return RowWork{out.rows, out.columns};
+  }
+  void run_row(Context& context, std::size_t row) const override {
     const Buffer &in = context.buffers[input], &out = context.buffers[output];
-    context.for_rows(context.num_rows(in.rows), in.columns, [&](std::size_t row) {
-      context.kernels.add_scaled(in.row(row), factor, in.columns, out.row(row));
-    });
+    context.kernels.add_scaled(in.row(row), factor, in.columns, out.row(row));
   }
 };
 
