@@ -8,10 +8,11 @@
 namespace yearling {
 namespace {
 
-void apply_penalties(std::span<float> logits, const Choice& choice, SamplingScratch& scratch) {
+// Tells whether it changed anything.
+bool apply_penalties(std::span<float> logits, const Choice& choice, SamplingScratch& scratch) {
   const bool repeats = choice.repetition_penalty != 1.0f;
   const bool counts_matter = choice.presence_penalty != 0.0f || choice.frequency_penalty != 0.0f;
-  if (!repeats && !counts_matter) return;
+  if (!repeats && !counts_matter) return false;
   auto& counts = scratch.counts;  // all zero between calls
   counts.resize(logits.size(), 0);
   const std::size_t prompt = choice.history.size() - choice.num_generated;
@@ -34,6 +35,7 @@ void apply_penalties(std::span<float> logits, const Choice& choice, SamplingScra
     }
     counts[id] = 0;
   }
+  return true;
 }
 
 // Far below any logit, and finite, so that sums and maxima stay so.
@@ -185,12 +187,17 @@ Chosen choose_token(const Kernels& kernels, std::span<float> logits, const Choic
                                          : std::nanf("");
     return Chosen{static_cast<std::int32_t>(token), logprob};
   };
-  apply_penalties(logits, choice, scratch);
+  bool is_best = !apply_penalties(logits, choice, scratch) && choice.allowed.empty();
   for (std::size_t i = 0; i < choice.bias_tokens.size(); ++i) {
-    logits[static_cast<std::size_t>(choice.bias_tokens[i])] += choice.bias_values[i];
+    const auto token = static_cast<std::size_t>(choice.bias_tokens[i]);
+    logits[token] += choice.bias_values[i];
+    // Below the best it stays below, whatever else is lowered; a tie or a NaN looks again.
+    is_best = is_best && token != best && logits[token] < logits[best];
   }
   keep_allowed(logits, choice.allowed);
-  if (!kernels.arg_max(logits.data(), logits.size(), &best)) return {-1, std::nanf("")};
+  if (!is_best && !kernels.arg_max(logits.data(), logits.size(), &best)) {
+    return {-1, std::nanf("")};
+  }
   if (choice.temperature == 0.0f) return chosen(best);
   auto& weights = scratch.weights;
   weights.resize(logits.size());

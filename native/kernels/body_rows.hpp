@@ -108,26 +108,50 @@ inline Lanes softplus(Lanes x) {
   return fma(p, s, maximum(broadcast(0.0f), x));
 }
 
-bool arg_max(const float* values, std::size_t count, std::size_t* index) {
-  Lanes most = broadcast(-std::numeric_limits<float>::infinity());
-  Lanes poison = broadcast(0.0f);  // x - x is NaN for infinities and NaN
-  std::size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    const Lanes x = load(values + i);
-    most = maximum(most, x);
-    poison = poison + (x - x);
+// The largest of a few values; false when one of them is not finite.
+inline bool largest_of(const float* values, std::size_t count, float* largest) {
+  Widest most[4], poison[4];  // x - x is NaN for infinities and NaN
+  for (std::size_t chain = 0; chain < 4; ++chain) {
+    most[chain] = fill<Widest>(-std::numeric_limits<float>::infinity());
+    poison[chain] = fill<Widest>(0.0f);
   }
-  float lanes[kLanes], poisons[kLanes];
-  store(lanes, most);
-  store(poisons, poison);
-  float best = *std::max_element(lanes, lanes + kLanes);
-  bool is_finite = std::all_of(poisons, poisons + kLanes, [](float x) { return x == 0.0f; });
+  const auto add = [&](std::size_t chain, Widest x) {
+    most[chain] = maximum(most[chain], x);
+    poison[chain] = poison[chain] + (x - x);
+  };
+  std::size_t i = 0;
+  for (; i + 4 * kWidest <= count; i += 4 * kWidest) {
+    for (std::size_t chain = 0; chain < 4; ++chain) {
+      add(chain, load_widest(values + i + chain * kWidest));
+    }
+  }
+  for (; i + kWidest <= count; i += kWidest) add(0, load_widest(values + i));
+  float lanes[kWidest], poisons[kWidest];
+  store(lanes, maximum(maximum(most[0], most[1]), maximum(most[2], most[3])));
+  store(poisons, (poison[0] + poison[1]) + (poison[2] + poison[3]));
+  *largest = *std::max_element(lanes, lanes + kWidest);
+  bool is_finite = std::all_of(poisons, poisons + kWidest, [](float x) { return x == 0.0f; });
   for (; i < count; ++i) {
-    best = std::max(best, values[i]);
+    *largest = std::max(*largest, values[i]);
     is_finite = is_finite && std::isfinite(values[i]);
   }
-  if (!is_finite || count == 0) return false;
-  *index = static_cast<std::size_t>(std::find(values, values + count, best) - values);
+  return is_finite;
+}
+
+// Part by part, so that only one part must be looked through for where its largest value lies.
+bool arg_max(const float* values, std::size_t count, std::size_t* index) {
+  constexpr std::size_t kPart = 1024;
+  float best = -std::numeric_limits<float>::infinity();
+  std::size_t part = 0;
+  for (std::size_t first = 0; first < count; first += kPart) {
+    float largest;
+    if (!largest_of(values + first, std::min(kPart, count - first), &largest)) return false;
+    if (first > 0 && largest <= best) continue;
+    best = largest;
+    part = first;
+  }
+  if (count == 0) return false;
+  *index = static_cast<std::size_t>(std::find(values + part, values + count, best) - values);
   return true;
 }
 

@@ -5,6 +5,8 @@
 // whether it was computed alone, in a chunk, or among other requests.
 #include <algorithm>
 #include <limits>
+#include <span>
+#include <vector>
 
 #include "ops.hpp"
 
@@ -71,20 +73,29 @@ struct Attention final : Op {
     return (sequence.num_tokens * shared() + kAttentionRows - 1) / kAttentionRows;
   }
 
-  Task task_at(const Context& context, std::size_t index) const {
-    for (std::size_t s = 0; s < context.step.sequences.size(); ++s) {
-      const Sequence& sequence = context.step.sequences[s];
-      const std::size_t per_head = tasks_per_head(sequence), count = per_head * cache.kv_heads;
-      if (index >= count) {
-        index -= count;
-        continue;
-      }
-      // The last queries have the most keys; started first, they do not finish alone.
-      const std::size_t first = (per_head - 1 - index / cache.kv_heads) * kAttentionRows;
-      const std::size_t pairs = sequence.num_tokens * shared();
-      return {s, &sequence, index % cache.kv_heads, first, std::min(kAttentionRows, pairs - first)};
+  // The first task of each sequence of a step, and the number of all tasks.
+  std::vector<std::size_t> first_tasks(const Context& context) const {
+    std::vector<std::size_t> first{0};
+    first.reserve(context.step.sequences.size() + 1);
+    for (const Sequence& sequence : context.step.sequences) {
+      first.push_back(first.back() + tasks_per_head(sequence) * cache.kv_heads);
     }
-    return {};
+    return first;
+  }
+
+  // Without pairs beyond the last task.
+  Task task_at(const Context& context, std::span<const std::size_t> first_tasks,
+               std::size_t index) const {
+    if (index >= first_tasks.back()) return {};
+    const auto next = std::upper_bound(first_tasks.begin(), first_tasks.end(), index);
+    const auto s = static_cast<std::size_t>(next - first_tasks.begin()) - 1;
+    const Sequence& sequence = context.step.sequences[s];
+    index -= first_tasks[s];
+    // The last queries have the most keys; started first, they do not finish alone.
+    const std::size_t per_head = tasks_per_head(sequence);
+    const std::size_t first = (per_head - 1 - index / cache.kv_heads) * kAttentionRows;
+    const std::size_t pairs = sequence.num_tokens * shared();
+    return {s, &sequence, index % cache.kv_heads, first, std::min(kAttentionRows, pairs - first)};
   }
 
   // One past the last key that the query at a position sees, and the first that it sees.
@@ -188,9 +199,7 @@ struct Attention final : Op {
     }
   }
 
-  void run_task(Context& context, std::size_t index) const {
-    const Task task = task_at(context, index);
-    const Task next = task_at(context, index + 1);
+  void run_task(Context& context, const Task& task, const Task& next) const {
     const std::size_t next_begin = next.num_pairs > 0 ? splits_of(next).begin : 0;
     float total_values[kAttentionRows * kMaxHeadDim], split_values[kAttentionRows * kMaxHeadDim];
     Pairs pairs;
@@ -240,13 +249,15 @@ struct Attention final : Op {
     }
   }
 
-  void run_split_tasks(Context& context, std::size_t tasks, std::size_t splits) const {
+  void run_split_tasks(Context& context, std::span<const std::size_t> first_tasks,
+                       std::size_t splits) const {
+    const std::size_t tasks = first_tasks.back();
     float* totals = context.scratch.working->floats();
     float* partials = totals + tasks * slot_floats();
     for (std::size_t round = 0; round < splits; round += kRoundSplits) {
       const std::size_t count = std::min(kRoundSplits, splits - round);
       context.pool.parallel_for(tasks * count, [&](std::size_t index) {
-        const Task task = task_at(context, index / count);
+        const Task task = task_at(context, first_tasks, index / count);
         const RowRange own = splits_of(task);
         const std::size_t split = own.begin + round + index % count;
         if (split >= own.end) return;
@@ -258,7 +269,7 @@ struct Attention final : Op {
         save(part, task.num_pairs, slot);
       });
       for (std::size_t index = 0; index < tasks; ++index) {
-        const Task task = task_at(context, index);
+        const Task task = task_at(context, first_tasks, index);
         float* total_slot = totals + index * slot_floats();
         merge_round(context, task, round, count, partials + index * count * slot_floats(),
                     total_slot);
@@ -288,18 +299,20 @@ struct Attention final : Op {
   }
 
   void run(Context& context) const override {
-    std::size_t tasks = 0, splits = 0;
+    const std::vector<std::size_t> first = first_tasks(context);
+    std::size_t splits = 0;
     for (const Sequence& sequence : context.step.sequences) {
-      tasks += tasks_per_head(sequence) * cache.kv_heads;
       const RowRange own = splits_between(sequence, sequence.start,
                                           sequence.start + sequence.num_tokens - 1);
       splits = std::max(splits, own.end - own.begin);
     }
+    const std::size_t tasks = first.back();
     if (splits > 1 && tasks <= few_tasks(context.pool.threads())) {
-      run_split_tasks(context, tasks, splits);
+      run_split_tasks(context, first, splits);
     } else {
-      context.pool.parallel_for(
-          tasks, [&](std::size_t index) { run_task(context, index); });
+      context.pool.parallel_for(tasks, [&](std::size_t index) {
+        run_task(context, task_at(context, first, index), task_at(context, first, index + 1));
+      });
     }
   }
 };

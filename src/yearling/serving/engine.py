@@ -319,6 +319,10 @@ class Engine:
         output: SequenceOutput,
         events: list[OutputEvent],
     ) -> None:
+        if not chunk.num_guesses:  # nearly always; the rest costs as much as the choice itself
+            chunk.sequence.guesses = ()
+            self._take_one(generation, chunk, output, events)
+            return
         guesses, chunk.sequence.guesses = chunk.sequence.guesses[: chunk.num_guesses], ()
         known = chunk._replace(num_tokens=chunk.num_tokens - len(guesses))
         num_held = 0
@@ -331,7 +335,7 @@ class Engine:
             num_held += 1
         else:
             self._take_one(generation, known, replace(output, guesses=()), events)
-        if guesses and generation.lookup is not None:
+        if generation.lookup is not None:
             generation.lookup.learn(len(guesses), num_held)
             self._counts.guessed_tokens += len(guesses)
             self._counts.accepted_tokens += num_held
