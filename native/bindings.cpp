@@ -26,7 +26,9 @@ const char* name_of(WeightKind kind) {
 CacheType cache_type_named(const std::string& name) {
   if (name == "float32") return CacheType::float32;
   if (name == "float16") return CacheType::float16;
-  throw std::invalid_argument("no cache type is named '" + name + "'; known: float32, float16.");
+  if (name == "bfloat16") return CacheType::bfloat16;
+  throw std::invalid_argument("no cache type is named '" + name + "'; known: float32, float16, "
+                              "bfloat16.");
 }
 
 void pack(Linear& linear, std::size_t first, std::size_t rows, const std::string& format,
@@ -223,4 +225,8 @@ NB_MODULE(_native, module) {
   module.def("uniform", &uniform, "seed"_a, "index"_a);
   module.def("kernel_name", [](const std::string& name) { return select_kernels(name.c_str()).name; },
              "name"_a = "auto");
+  module.def(
+      "multiplies_bfloats",
+      [](const std::string& name) { return select_kernels(name.c_str()).multiplies_bfloats; },
+      "name"_a = "auto");
 }

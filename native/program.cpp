@@ -47,7 +47,8 @@ void LazyMemory::Free::operator()(std::byte* data) const {
 
 void Cache::add_layer(std::size_t group, std::size_t kv_heads, std::size_t head_dim) {
   const std::size_t element = type_ == CacheType::float32 ? 4 : 2;
-  const std::size_t head_bytes = head_dim * kBlockTokens * element;
+  const std::size_t dims = type_ == CacheType::bfloat16 ? (head_dim + 1) / 2 * 2 : head_dim;
+  const std::size_t head_bytes = dims * kBlockTokens * element;
   const std::size_t bytes = blocks_[group] * kv_heads * head_bytes;
   layers_.push_back({group, kv_heads, head_dim, head_bytes, std::make_unique<LazyMemory>(bytes),
                      std::make_unique<LazyMemory>(bytes)});

@@ -41,9 +41,9 @@ struct Buffer {
   float* row(std::size_t index) const { return memory->floats() + index * columns; }
 };
 
-enum class CacheType { float32 = 0, float16 = 1 };
+enum class CacheType { float32 = 0, float16 = 1, bfloat16 = 2 };
 
-// Paged keys and values of every layer; see AttentionBlock for the layout of a block. Layers of
+// Paged keys and values of every layer; see body_attention.hpp for a block. Layers of
 // one group keep the same tokens of a sequence, and share its block table.
 class Cache {
  public:

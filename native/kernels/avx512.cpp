@@ -84,11 +84,24 @@ inline std::uint32_t round_codes(const float* group, float inverse, std::int16_t
 #include "body_linear.hpp"
 #include "avx512_quantized.hpp"
 #include "body.hpp"
+#include "avx512_attention.hpp"
+
+constexpr Kernels bf16_table() {
+  Kernels kernels = table("avx512_bf16");
+  kernels.multiplies_bfloats = true;
+  kernels.attend[2] = attend_bfloats;
+  return kernels;
+}
 
 }  // namespace
 
 const Kernels& avx512_kernels() {
   static constexpr Kernels kernels = table("avx512");
+  return kernels;
+}
+
+const Kernels& avx512_bf16_kernels() {
+  static constexpr Kernels kernels = bf16_table();
   return kernels;
 }
 

@@ -1,17 +1,30 @@
 // Attention over cache blocks; part of body.hpp.
 
-struct Float32Cache {
-  using Element = float;
-  static Lanes at(const float* from) { return load(from); }
+// How numbers lie in a block: keys [dimension][token], so that one query dimension meets sixteen
+// keys at once, and values [token][dimension].
+template <typename Type>
+struct PlainCache {
+  using Element = Type;
+  static constexpr bool kRounds = false;
+  static std::size_t key_at(std::size_t d, std::size_t token) { return d * kBlockTokens + token; }
+  static std::size_t value_at(std::size_t d, std::size_t token, std::size_t head_dim) {
+    return token * head_dim + d;
+  }
+};
+struct Float32Cache : PlainCache<float> {
   static Pair pair_at(const float* from) { return load_pair(from); }
   static float scalar(float x) { return x; }
   static void narrow(const float* from, std::size_t count, float* to) {
     std::copy_n(from, count, to);
   }
+  static Pair keys_of(const float* block, std::size_t d) {
+    return load_pair(block + key_at(d, 0));
+  }
+  static Pair values_of(const float* block, std::size_t d, std::size_t token, std::size_t dims) {
+    return load_pair(block + value_at(d, token, dims));
+  }
 };
-struct Float16Cache {
-  using Element = std::uint16_t;
-  static Lanes at(const std::uint16_t* from) { return load_half(from); }
+struct Float16Cache : PlainCache<std::uint16_t> {
   static Pair pair_at(const std::uint16_t* from) { return load_half_pair(from); }
   static float scalar(std::uint16_t x) { return half_to_float(x); }
   static void narrow(const float* from, std::size_t count, std::uint16_t* to) {
@@ -19,20 +32,63 @@ struct Float16Cache {
     for (; i + kLanes <= count; i += kLanes) store_half(to + i, load(from + i));
     for (; i < count; ++i) to[i] = float_to_half(from[i]);
   }
+  static Pair keys_of(const std::uint16_t* block, std::size_t d) {
+    return load_half_pair(block + key_at(d, 0));
+  }
+  static Pair values_of(const std::uint16_t* block, std::size_t d, std::size_t token,
+                        std::size_t dims) {
+    return load_half_pair(block + value_at(d, token, dims));
+  }
+};
+// Two dimensions of a key, and two tokens of a value, lie side by side, as AVX-512 BF16 multiplies
+// them. It rounds queries and weights as well, so every instruction set does.
+struct BFloat16Cache {
+  using Element = std::uint16_t;
+  static constexpr bool kRounds = true;
+  static std::size_t key_at(std::size_t d, std::size_t token) {
+    return (d / 2 * kBlockTokens + token) * 2 + d % 2;
+  }
+  static std::size_t value_at(std::size_t d, std::size_t token, std::size_t head_dim) {
+    return (token / 2 * head_dim + d) * 2 + token % 2;
+  }
+  static float scalar(std::uint16_t x) { return bfloat_to_float(x); }
+  static void narrow(const float* from, std::size_t count, std::uint16_t* to) {
+    for (std::size_t i = 0; i < count; ++i) to[i] = float_to_bfloat(from[i]);
+  }
+  static Pair every_second(const std::uint16_t* from) {
+    float values[2 * kLanes];
+    for (std::size_t i = 0; i < 2 * kLanes; ++i) values[i] = bfloat_to_float(from[2 * i]);
+    return load_pair(values);
+  }
+  static Pair keys_of(const std::uint16_t* block, std::size_t d) {
+    return every_second(block + key_at(d, 0));
+  }
+  static Pair values_of(const std::uint16_t* block, std::size_t d, std::size_t token,
+                        std::size_t dims) {
+    return every_second(block + value_at(d, token, dims));
+  }
 };
 
 template <typename Cache>
 void write_key(const float* key, std::size_t head_dim, void* keys, std::size_t token) {
   typename Cache::Element narrow[kMaxHeadDim];
   Cache::narrow(key, head_dim, narrow);
-  auto* to = static_cast<typename Cache::Element*>(keys) + token;
-  for (std::size_t d = 0; d < head_dim; ++d) to[d * kBlockTokens] = narrow[d];
+  auto* to = static_cast<typename Cache::Element*>(keys);
+  for (std::size_t d = 0; d < head_dim; ++d) to[Cache::key_at(d, token)] = narrow[d];
 }
 
 template <typename Cache>
 void write_value(const float* value, std::size_t head_dim, void* values, std::size_t token) {
-  auto* to = static_cast<typename Cache::Element*>(values) + token * head_dim;
-  Cache::narrow(value, head_dim, to);
+  typename Cache::Element narrow[kMaxHeadDim];
+  Cache::narrow(value, head_dim, narrow);
+  auto* to = static_cast<typename Cache::Element*>(values);
+  for (std::size_t d = 0; d < head_dim; ++d) {
+    to[Cache::value_at(d, token, head_dim)] = narrow[d];
+  }
+}
+
+inline void round_to_bfloats(float* values, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) values[i] = bfloat_to_float(float_to_bfloat(values[i]));
 }
 
 // Asks for the line of the next keys and values that lies where a dimension's keys lie now.
@@ -61,7 +117,7 @@ inline void block_scores(const AttentionSplit& split, RowRange blocks, const flo
     // Few rows wait for memory more than for arithmetic.
     if constexpr (R < kScoreRows / 2) prefetch_blocks<Cache, B>(split, blocks.begin, d);
     Pair there[B];
-    for (std::size_t b = 0; b < B; ++b) there[b] = Cache::pair_at(keys[b] + d * kBlockTokens);
+    for (std::size_t b = 0; b < B; ++b) there[b] = Cache::keys_of(keys[b], d);
     for (std::size_t r = 0; r < R; ++r) {
       const Pair query = broadcast_pair(queries[r]);
       for (std::size_t b = 0; b < B; ++b) total[r][b] = fma(query, there[b], total[r][b]);
@@ -143,17 +199,16 @@ inline void value_pairs(const AttentionSplit& split, std::size_t d, RowRange key
                         const float (*weights)[kSplitTokens], AttentionState* states) {
   constexpr std::size_t kWidth = 2 * kLanes;
   Pair total[R][C] = {};
-  for (std::size_t key = keys.begin; key < keys.end;) {
-    const auto* row =
-        static_cast<const typename Cache::Element*>(split.values[key / kBlockTokens]) + d;
-    const std::size_t end = std::min(keys.end, (key / kBlockTokens + 1) * kBlockTokens);
-    for (row += key % kBlockTokens * split.head_dim; key < end; ++key, row += split.head_dim) {
-      Pair v[C];
-      for (std::size_t c = 0; c < C; ++c) v[c] = Cache::pair_at(row + c * kWidth);
-      for (std::size_t r = 0; r < R; ++r) {
-        const Pair weight = broadcast_pair(weights[r][key]);
-        for (std::size_t c = 0; c < C; ++c) total[r][c] = fma(weight, v[c], total[r][c]);
-      }
+  for (std::size_t key = keys.begin; key < keys.end; ++key) {
+    const auto* block =
+        static_cast<const typename Cache::Element*>(split.values[key / kBlockTokens]);
+    Pair v[C];
+    for (std::size_t c = 0; c < C; ++c) {
+      v[c] = Cache::values_of(block, d + c * kWidth, key % kBlockTokens, split.head_dim);
+    }
+    for (std::size_t r = 0; r < R; ++r) {
+      const Pair weight = broadcast_pair(weights[r][key]);
+      for (std::size_t c = 0; c < C; ++c) total[r][c] = fma(weight, v[c], total[r][c]);
     }
   }
   for (std::size_t r = 0; r < R; ++r)
@@ -166,11 +221,11 @@ inline void last_values(const AttentionSplit& split, std::size_t first, RowRange
                         const float* weights, AttentionState& state) {
   std::fill(state.values + first, state.values + split.head_dim, 0.0f);
   for (std::size_t key = keys.begin; key < keys.end; ++key) {
-    const auto* row =
-        static_cast<const typename Cache::Element*>(split.values[key / kBlockTokens]) +
-        key % kBlockTokens * split.head_dim;
+    const auto* block =
+        static_cast<const typename Cache::Element*>(split.values[key / kBlockTokens]);
     for (std::size_t d = first; d < split.head_dim; ++d) {
-      state.values[d] = scalar_fma(weights[key], Cache::scalar(row[d]), state.values[d]);
+      const float v = Cache::scalar(block[Cache::value_at(d, key % kBlockTokens, split.head_dim)]);
+      state.values[d] = scalar_fma(weights[key], v, state.values[d]);
     }
   }
 }
@@ -190,28 +245,45 @@ inline void split_values(const AttentionSplit& split, RowRange keys,
   for (std::size_t r = 0; r < R; ++r) last_values<Cache>(split, d, keys, weights[r], states[r]);
 }
 
+// The keys of a split that some row sees. Those beyond may never have been written, and weight 0
+// does not tame a NaN.
+struct SeenKeys {
+  RowRange keys{kSplitTokens, 0}, blocks, span;
+
+  SeenKeys(const KeyRange* ranges, std::size_t rows) {
+    for (std::size_t row = 0; row < rows; ++row) {
+      if (ranges[row].begin >= ranges[row].end) continue;
+      keys.begin = std::min<std::size_t>(keys.begin, ranges[row].begin);
+      keys.end = std::max<std::size_t>(keys.end, ranges[row].end);
+    }
+    blocks = {keys.begin / kBlockTokens, (keys.end + kBlockTokens - 1) / kBlockTokens};
+    span = {blocks.begin * kBlockTokens, blocks.end * kBlockTokens};
+  }
+};
+
 template <typename Cache>
 void attend(const AttentionSplit& split, const float* queries, const KeyRange* keys,
             const ScoreBend* bends, std::size_t rows, AttentionState* states) {
-  // Keys beyond every row's reach may never have been written; weight 0 does not tame a NaN.
-  RowRange seen{kSplitTokens, 0};
-  for (std::size_t row = 0; row < rows; ++row) {
-    if (keys[row].begin >= keys[row].end) continue;
-    seen.begin = std::min<std::size_t>(seen.begin, keys[row].begin);
-    seen.end = std::max<std::size_t>(seen.end, keys[row].end);
+  const SeenKeys seen(keys, rows);
+  float rounded[Cache::kRounds ? kMaxHeadDim * kAttentionRows : 1];
+  if constexpr (Cache::kRounds) {
+    std::copy_n(queries, split.head_dim * kAttentionRows, rounded);
+    round_to_bfloats(rounded, split.head_dim * kAttentionRows);
+    queries = rounded;
   }
-  const RowRange blocks{seen.begin / kBlockTokens, (seen.end + kBlockTokens - 1) / kBlockTokens};
-  const RowRange span{blocks.begin * kBlockTokens, blocks.end * kBlockTokens};
   alignas(64) float scores[kAttentionRows][kSplitTokens];
   for_row_blocks<kScoreRows>({0, rows}, [&]<std::size_t R>(std::size_t row) {
-    split_scores<Cache, R>(split, blocks, queries + row, scores + row);
+    split_scores<Cache, R>(split, seen.blocks, queries + row, scores + row);
   });
   for (std::size_t row = 0; row < rows; ++row) {
-    if (bends) bend_scores(scores[row], span, bends[row]);
-    weigh(scores[row], span, keys[row], states[row]);
+    if (bends) bend_scores(scores[row], seen.span, bends[row]);
+    weigh(scores[row], seen.span, keys[row], states[row]);
+    if constexpr (Cache::kRounds) {
+      round_to_bfloats(scores[row] + seen.span.begin, seen.span.end - seen.span.begin);
+    }
   }
   for_row_blocks<kValueRows>({0, rows}, [&]<std::size_t R>(std::size_t row) {
-    split_values<Cache, R>(split, seen, scores + row, states + row);
+    split_values<Cache, R>(split, seen.keys, scores + row, states + row);
   });
 }
 

@@ -68,8 +68,7 @@ struct RowRange {
   std::size_t begin, end;
 };
 
-// Keys and values of one cache block and one head. Keys lie [dimension][token] so that one
-// query dimension meets 16 keys at once; values lie [token][dimension].
+// Tokens of a cache block, whose keys and values of a head lie as body_attention.hpp has them.
 inline constexpr std::size_t kBlockTokens = 16;
 
 // Keys are attended to in splits that begin at multiples of their size, whatever a step holds.
@@ -139,6 +138,7 @@ struct ScanTask {
 
 struct Kernels {
   const char* name;
+  bool multiplies_bfloats = false;  // faster than it would numbers of float16
 
   void (*quantize_row)(const float* in, std::size_t inputs, QuantizedRows rows, std::size_t row);
 
@@ -175,11 +175,11 @@ struct Kernels {
   void (*scan)(const ScanTask& task);
 
   // States of up to kAttentionRows rows over the keys of a split that each sees; [0] float32, [1]
-  // float16. `queries` is [head_dim][kAttentionRows]; `bends` has one per row, or is null.
-  void (*attend[2])(const AttentionSplit& split, const float* queries, const KeyRange* keys,
+  // float16, [2] bfloat16. `queries` is [head_dim][kAttentionRows]; `bends` has one per row, or is null.
+  void (*attend[3])(const AttentionSplit& split, const float* queries, const KeyRange* keys,
                     const ScoreBend* bends, std::size_t rows, AttentionState* states);
-  void (*write_key[2])(const float* key, std::size_t head_dim, void* keys, std::size_t token);
-  void (*write_value[2])(const float* value, std::size_t head_dim, void* values,
+  void (*write_key[3])(const float* key, std::size_t head_dim, void* keys, std::size_t token);
+  void (*write_value[3])(const float* value, std::size_t head_dim, void* values,
                          std::size_t token);
   // Adds `from` to `into`, which holds earlier keys.
   void (*merge_states)(const AttentionState& from, std::size_t head_dim, AttentionState& into);
@@ -198,6 +198,7 @@ const Kernels& portable_kernels();
 #if defined(YEARLING_AVX2)
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+const Kernels& avx512_bf16_kernels();
 #endif
 
 }  // namespace yearling

@@ -9,7 +9,7 @@ from yearling.kernels import _native, ops
 from yearling.kernels.program import GroupTables, NativeProgram, StepArrays
 from yearling.kernels.reference import ReferenceProgram
 
-KERNELS = ["avx512", "avx2", "portable"]
+KERNELS = ["avx512_bf16", "avx512", "avx2", "portable"]
 POOLS = {threads: _native.Pool(threads) for threads in (1, 3)}
 
 

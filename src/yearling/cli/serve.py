@@ -45,7 +45,7 @@ def serve(
         str | None, typer.Option(help="Name of a chat template, or a .jinja file. [the model's]")
     ] = None,
     kv_cache_dtype: Annotated[
-        str | None, typer.Option(help="auto, float32 or float16. [auto]")
+        str | None, typer.Option(help="auto, float32, float16 or bfloat16. [auto]")
     ] = None,
     speculation: Annotated[
         str | None,

@@ -164,7 +164,7 @@ class NativeProgram:
         vocabulary: Token ids there are.
         cache_blocks: Blocks of 16 tokens in the paged cache, per cache group.
         state_slots: Sequences whose states (`Convolution`, `SelectiveScan`) can be kept.
-        cache_type: `float32` or `float16`.
+        cache_type: `float32`, `float16` or `bfloat16`.
         step_tokens: Tokens one step may hold.
         logit_rows: Rows of logits one step may ask for.
         pool: Threads; shared between programs.

@@ -9,6 +9,7 @@ Legend: T tokens of a step, S sequences, H heads, D head size.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -31,7 +32,7 @@ class ReferenceProgram:
         program: Operations in order.
         cache_blocks: Blocks of 16 tokens, per cache group.
         state_slots: Sequences whose states can be kept.
-        cache_type: `float32` or `float16`.
+        cache_type: `float32`, `float16` or `bfloat16`.
     """
 
     def __init__(
@@ -49,7 +50,8 @@ class ReferenceProgram:
         self._past_inputs: dict[int, Floats] = {}
         self._states: dict[int, Floats] = {}
         self._blocks, self._slots = cache_blocks, state_slots
-        self._narrow: Callable[[Floats], Floats] = lambda x: x.astype(cache_type).astype(np.float64)
+        self._narrow: Callable[[Floats], Floats] = partial(_narrowed, cache_type=cache_type)
+        self._rounds_queries = cache_type == "bfloat16"
 
     def run(self, step: StepArrays) -> None:
         """Run one step; results stay in the buffers until the next."""
@@ -156,6 +158,8 @@ class ReferenceProgram:
         for sequence in sequences:
             queries = self._buffers[op.input][sequence.rows, :width]
             queries = queries.reshape(-1, op.heads, op.head_dim)
+            if self._rounds_queries:
+                queries = self._narrow(queries)
             ends = sequence.length if op.sees_prefix else sequence.token + 1
             first = 0 if op.window is None else max(0, int(ends.min()) - op.window)
             seen = sequence.places(op.group, np.arange(first, ends.max()))
@@ -274,3 +278,11 @@ def _projected(values: Floats, weights: ops.Weights) -> Floats:
     if weights.kind in ("int4", "int8"):
         values = meaning.quantised_rows(values)
     return np.asarray(values @ weights.unpack().astype(np.float64).T)
+
+
+def _narrowed(values: Floats, cache_type: str) -> Floats:
+    if cache_type != "bfloat16":
+        return values.astype(cache_type).astype(np.float64)
+    bits = values.astype(np.float32).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))
+    return (rounded & np.uint32(0xFFFF0000)).view(np.float32).astype(np.float64)

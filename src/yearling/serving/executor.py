@@ -144,7 +144,7 @@ class Executor(Protocol):
         max_step_tokens: Tokens one step may hold.
         max_logit_rows: Rows per step whose logits are computed: one per `sample`, and
             `len(tokens)` per sequence with `score_targets`.
-        kv_type: `float32` or `float16`; part of every block key.
+        kv_type: `float32`, `float16` or `bfloat16`; part of every block key.
         weights_version: Changes whenever the weights do; part of every block key.
         needs_whole_prompt: A prompt is computed in one step, because its tokens see each other.
         can_share_prefixes: Whether equal prefixes give equal keys and values, whatever follows;

@@ -52,7 +52,7 @@ class ModelOptions(Config):
     weights: Literal["auto", "float32", "float16", "int8", "int4"] = Field(
         default="auto", description="Number format of the weights; auto keeps the file's."
     )
-    kv_type: Literal["auto", "float32", "float16"] = Field(
+    kv_type: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto", description="Number format of the key/value cache."
     )
     context: int | None = Field(

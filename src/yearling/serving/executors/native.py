@@ -45,8 +45,9 @@ from yearling.serving.executors.weights_version import weights_version
 
 __all__ = ["NativeExecutor"]
 
-CacheType = Literal["auto", "float32", "float16"]
-"""`auto` is float32 for float32 weights, and float16 otherwise."""
+CacheType = Literal["auto", "float32", "float16", "bfloat16"]
+"""`auto` is float32 for float32 weights; otherwise bfloat16 where the processor multiplies such
+numbers, and float16 elsewhere."""
 
 _DEFAULT_CACHE_CONTEXTS = 4  # full contexts that fit side by side, memory allowing
 _SHARE_OF_FREE_MEMORY = 0.5
@@ -175,7 +176,8 @@ class NativeExecutor:
         pool = _native.Pool(threads or 0)
         model = compile_program(checkpoint, weights=weights, context=context, threads=pool.threads)
         if kv_type == "auto":
-            kv_type = "float16" if model.is_quantized else "float32"
+            half = "bfloat16" if _native.multiplies_bfloats(kernels) else "float16"
+            kv_type = half if model.is_quantized else "float32"
         shapes: tuple[CacheShape, ...] = ()
         if model.needs_whole_prompt:
             max_step_tokens = max(max_step_tokens, model.context)

@@ -22,9 +22,10 @@ from yearling.serving.executors.weights_version import weights_version
 __all__ = ["TorchExecutor"]
 
 WeightType = Literal["auto", "float32", "float16"]
-CacheType = Literal["auto", "float32", "float16"]
+CacheType = Literal["auto", "float32", "float16", "bfloat16"]
 
 _TYPES = {"float32": torch.float32, "float16": torch.float16}
+_CACHE_TYPES = {**_TYPES, "bfloat16": torch.bfloat16}
 _DEFAULT_CACHE_CONTEXTS = 4  # full contexts that fit side by side, memory allowing
 _SHARE_OF_FREE_MEMORY = 0.5
 
@@ -67,7 +68,7 @@ class TorchExecutor:
             decoder: With its weights, on the device that computes.
             num_blocks: Blocks of each group of `cache_layout`, and slots of the states; empty for
                 an encoder.
-            kv_type: `float32` or `float16`.
+            kv_type: `float32`, `float16` or `bfloat16`.
         """
         layout = cache_layout(decoder.spec)
         self.cache_shapes = tuple(
@@ -89,7 +90,7 @@ class TorchExecutor:
         self._cache: PagedCache | None = None
         if self.cache_shapes:
             self._cache = PagedCache(
-                decoder.spec, layout, num_blocks, dtype=_TYPES[kv_type], device=self._device
+                decoder.spec, layout, num_blocks, dtype=_CACHE_TYPES[kv_type], device=self._device
             )
 
     @classmethod
