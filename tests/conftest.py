@@ -1,6 +1,7 @@
 """Fixtures that every test may ask for; nothing heavy is imported at collection."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 # Read once, before any test changes the environment: the store of the person who runs the tests.
 _USER_HOME = os.environ.get("YEARLING_HOME")
 _FOREIGN_PREFIXES = ("YEARLING_", "OPENAI_")
+_PROMISED = "promised"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -17,6 +19,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     other loop can be started there.
     """
     items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+    for item in items:
+        if (promised := item.get_closest_marker("promised")) is not None:
+            item.user_properties.append((_PROMISED, promised.args[0]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """A line for each promise of which every case that ran was kept."""
+    cases = Counter(_promises(terminalreporter, "passed"))
+    broken = {*_promises(terminalreporter, "failed"), *_promises(terminalreporter, "error")}
+    for text, count in sorted(cases.items()):
+        if text not in broken:
+            terminalreporter.write_line(f"  promise: {text} ({count} tests)")
+
+
+def _promises(reporter: pytest.TerminalReporter, outcome: str) -> list[str]:
+    reports = [r for r in reporter.getreports(outcome) if isinstance(r, pytest.TestReport)]
+    return [
+        str(text) for report in reports for name, text in report.user_properties
+        if name == _PROMISED
+    ]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -34,6 +34,10 @@ from tests.models.tiny_files import (
 from yearling.core.errors import ModelFormatError, YearlingError
 from yearling.models.checkpoint import open_checkpoint
 
+pytestmark = pytest.mark.promised(
+    "a malformed model or tokenizer file is refused by name, in 2 seconds and 1 GiB"
+)
+
 _LOADER = "tests.models.malformed_cases:load_checkpoint"
 _HUGE = 2**63
 _PAIRS = [value_pair(key, value) for key, value in METADATA.items()]

@@ -11,6 +11,10 @@ import pytest
 from tests.models.malformed_cases import Outcome, load_isolated
 from yearling.models.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.promised(
+    "a malformed model or tokenizer file is refused by name, in 2 seconds and 1 GiB"
+)
+
 _ALPHABET = [*map(chr, range(0x21, 0x7F)), *map(chr, range(0xA1, 0xAD)), "\u0120"]
 _PIECES = ["<|end|>", *_ALPHABET, "th", "the"]
 

@@ -54,6 +54,7 @@ def _routes() -> list[APIRoute]:
     return [route for route in app.routes if isinstance(route, APIRoute)]
 
 
+@pytest.mark.promised("without a key nothing but what is public answers, however it is spelled")
 def test_every_route_is_listed_as_public_or_guarded() -> None:
     assert {route.path for route in _routes()} == PUBLIC | GUARDED
 
@@ -81,6 +82,7 @@ WRONG_KEYS: list[dict[str, str]] = [
 ]
 
 
+@pytest.mark.promised("without a key nothing but what is public answers, however it is spelled")
 @pytest.mark.parametrize("path", sorted(GUARDED))
 def test_without_the_key_no_spelling_of_a_guarded_route_answers(
     guarded: LiveServer, path: str
@@ -100,6 +102,7 @@ def test_without_the_key_no_spelling_of_a_guarded_route_answers(
             assert error["type"] == "authentication_error"
 
 
+@pytest.mark.promised("without a key nothing but what is public answers, however it is spelled")
 def test_two_authorization_headers_are_refused(guarded: LiveServer) -> None:
     lines = f"Authorization: Bearer {KEY}\r\n" * 2
     head = f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}\r\n"
@@ -134,11 +137,13 @@ def test_public_routes_need_no_key(guarded: LiveServer) -> None:
         assert guarded.request("HEAD", path)[0] == 200
 
 
+@pytest.mark.promised("without a key nothing but what is public answers, however it is spelled")
 def test_public_routes_are_public_only_as_themselves(guarded: LiveServer) -> None:
     for path in ("//", "/index.html", "/health/", "/health;x", "/healthx", "/assets", "/assetsx"):
         assert guarded.request("GET", path)[0] == 401, path
 
 
+@pytest.mark.promised("accounts do not see each other in the prefix cache")
 def test_accounts_do_not_share_cached_prefixes(guarded: LiveServer) -> None:
     body = {"model": "reciter", "prompt": "shared prefix " * 20, "max_tokens": 1}
 
@@ -188,6 +193,7 @@ def test_own_host_and_origin_are_served(server: LiveServer, host: str) -> None:
     assert not any(name.startswith("access-control") for name in given)
 
 
+@pytest.mark.promised("a web page of another site cannot drive the server")
 @pytest.mark.parametrize("host", BAD_HOSTS)
 def test_unknown_host_is_refused_on_every_route(server: LiveServer, host: str) -> None:
     for path in ("/", "/health", "/v1/models", "/nothing", "/assets/app.js"):
@@ -197,6 +203,7 @@ def test_unknown_host_is_refused_on_every_route(server: LiveServer, host: str) -
         assert "error" in json.loads(content)
 
 
+@pytest.mark.promised("a web page of another site cannot drive the server")
 @pytest.mark.parametrize("origin", BAD_ORIGINS)
 def test_foreign_origin_is_refused_for_every_method_and_type(
     server: LiveServer, origin: str
@@ -209,6 +216,7 @@ def test_foreign_origin_is_refused_for_every_method_and_type(
             assert not any(name.startswith("access-control") for name in given)
 
 
+@pytest.mark.promised("a web page of another site cannot drive the server")
 def test_preflight_grants_nothing(server: LiveServer) -> None:
     headers = {"Origin": "http://127.0.0.1", "Access-Control-Request-Method": "POST"}
     status, given, _ = server.request("OPTIONS", "/v1/chat/completions", headers=headers)

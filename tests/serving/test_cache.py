@@ -332,7 +332,7 @@ def machine(name: str, *shapes: CacheShape, can_share: bool = True) -> type:
     kind = type(name, (CacheMachine,), {"shapes": shapes, "can_share": can_share})
     kind.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
     case: type = kind.TestCase
-    return case
+    return pytest.mark.promised("no cache block is lost, shared wrongly or freed twice")(case)
 
 
 test_full_cache_keeps_its_promises = machine("Full", FULL)

@@ -40,6 +40,7 @@ def answers(executor: FakeExecutor, **config: Any) -> tuple[list[list[int]], Eng
     return [answer.tokens for answer in drive(engine, *requests)], engine
 
 
+@pytest.mark.promised("caching, batches, chunks and preemption change no token")
 @pytest.mark.parametrize("use_prefix_cache", [True, False])
 @pytest.mark.parametrize("max_sequences", [1, 8, 16])
 @pytest.mark.parametrize("max_step_tokens", [16, 37, 512])

@@ -251,6 +251,7 @@ def test_unknown_model_is_not_found(tmp_home: Path) -> None:
         LLM("no-such-model")
 
 
+@pytest.mark.promised("caching, batches, chunks and preemption change no token")
 def test_real_model_says_the_same_alone_in_company_in_chunks_and_preempted(
     smollm2_path: Path,
 ) -> None:

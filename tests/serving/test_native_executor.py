@@ -74,6 +74,7 @@ def test_cache_groups_are_those_of_the_model(tiny: dict[str, Checkpoint], family
     assert executor.can_share_prefixes == (family in ("mistral", "gemma3"))
 
 
+@pytest.mark.promised("caching, batches, chunks and preemption change no token")
 @pytest.mark.parametrize("max_step_tokens", [33, 512])
 def test_engine_says_what_each_sequence_says_alone(
     tiny: dict[str, Checkpoint], family: str, max_step_tokens: int

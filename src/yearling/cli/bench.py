@@ -76,6 +76,19 @@ def growth(
 
 
 @app.command()
+def options(
+    repeats: Annotated[int, typer.Option(min=1, help="Calls of each kind.")] = 7,
+    model: _Model = "smollm2",
+    json_file: _Json = None,
+) -> None:
+    """What adapters, masks and guesses cost, or bring: shares of the speed without them."""
+    run = _benchmark("benchmarks.serving.options")
+    with _progress() as progress:
+        report = run.run_options(model, repeats, progress)
+    _publish(report.as_text(), report.as_json(), json_file)
+
+
+@app.command()
 def correctness(
     tokens: Annotated[int, typer.Option(min=64, help="Tokens of text scored.")] = 2000,
     model: _Model = "smollm2",

@@ -81,6 +81,17 @@ def serve(
             help="Let clients load adapters from this machine's folders, and unload them.",
         ),
     ] = False,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="openai:URL",
+            help="Server of OpenAI's API whose models to offer here; may repeat.",
+        ),
+    ] = None,
+    backend_key: Annotated[
+        str | None,
+        typer.Option(help="Key that the backends demand; a config file can hold one for each."),
+    ] = None,
     lenient: Annotated[
         bool,
         typer.Option(
@@ -111,6 +122,7 @@ def serve(
         "model_memory_mib": model_memory,
         "loras": [_adapter(text) for text in lora or ()],
         "server.allows_lora_changes": allow_lora_changes,
+        "backends": [_backend(text, backend_key) for text in backend or ()],
         "server.is_lenient": lenient,
         "engine.threads": threads,
         "engine.context": max_model_len,
@@ -128,6 +140,15 @@ def serve(
         return
     if not _run(settings):
         raise typer.Exit(1)
+
+
+def _backend(text: str, key: str | None) -> dict[str, str]:
+    kind, _, url = text.partition(":")
+    if kind != "openai" or not url.startswith(("http://", "https://")):
+        raise typer.BadParameter(
+            f"{text!r}: give the address of an API, as in --backend openai:http://gpu-box:8000/v1."
+        )
+    return {"url": url} if key is None else {"url": url, "key": key}
 
 
 def _adapter(text: str) -> dict[str, str]:
@@ -171,10 +192,11 @@ def _run(settings: "ServeSettings") -> bool:
         for name in settings.models:
             with download_bar(name) as progress:
                 ensure(name, progress)
-        names = ", ".join(settings.names)
+        others = [f"models of {backend.owner}" for backend in settings.backends]
+        names = ", ".join([*settings.names, *others])
         url = url_of(listener)
         with notice_when_slow(f"loading {names} …"):
-            names = ", ".join([*settings.names, *(lora.name for lora in settings.loras)])
+            names = ", ".join([*settings.names, *(lora.name for lora in settings.loras), *others])
             ready = f"Yearling is ready: {url}  ({names}, {_threads(settings)} threads)"
             return asyncio.run(
                 run_server(settings, listener=listener, on_ready=lambda: print(ready, flush=True))

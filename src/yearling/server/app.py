@@ -1,6 +1,7 @@
 """The application: its routes, who may call them, and how errors look."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.routing import APIRoute
@@ -51,6 +52,9 @@ from yearling.wire.openai.loras import LoadLoraBody, UnloadLoraBody
 from yearling.wire.openai.responses import ResponseBody
 from yearling.wire.openai.tokenization import DetokenizeBody, TokenizeBody
 
+if TYPE_CHECKING:
+    from yearling.server.backends import Backend
+
 __all__ = ["build_app"]
 
 _READING = ["GET", "HEAD"]
@@ -81,13 +85,15 @@ _ROUTES: Sequence[Route] = (
 _PUBLIC = frozenset({page, asset, health})
 
 
-def build_app(models: Sequence[ServedModel], config: ServerConfig) -> FastAPI:
+def build_app(
+    models: Sequence[ServedModel], config: ServerConfig, backends: "Sequence[Backend]" = ()
+) -> FastAPI:
     """Build the application over models whose engines the caller starts and stops.
 
     The key is demanded by a dependency of the whole application; a route is public only when
     its own object is in the set made here, so that no path spelling can open another.
     """
-    service = Service(models, config)
+    service = Service(models, config, backends)
     app = FastAPI(
         openapi_url=None,
         docs_url=None,

@@ -2,6 +2,8 @@
 
 import ipaddress
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -10,7 +12,7 @@ from yearling.core.errors import ConfigError
 from yearling.server.limits import Limits
 from yearling.serving.model import ModelOptions
 
-__all__ = ["LoraSettings", "ServeSettings", "ServerConfig", "is_loopback"]
+__all__ = ["BackendSettings", "LoraSettings", "ServeSettings", "ServerConfig", "is_loopback"]
 
 
 class ServerConfig(Config):
@@ -60,6 +62,24 @@ class LoraSettings(Config):
     )
 
 
+class BackendSettings(Config):
+    """Another server whose models are served here as well."""
+
+    url: str = Field(
+        pattern=r"^https?://[^\s]+$", description="Of its API, as in http://gpu-box:8000/v1."
+    )
+    key: SecretStr | None = Field(default=None, description="That it demands.")
+
+    @property
+    def owner(self) -> str:
+        """Whose its models are: its host and port.
+
+        >>> BackendSettings(url="http://me:secret@gpu-box:8000/v1").owner
+        'gpu-box:8000'
+        """
+        return urlsplit(self.url).netloc.rpartition("@")[2]
+
+
 class ServeSettings(Config):
     """Everything `yearling serve` can be told.
 
@@ -68,7 +88,8 @@ class ServeSettings(Config):
     """
 
     models: tuple[str, ...] = Field(
-        default=("smollm2",), min_length=1, description="Store names, GGUF files or folders."
+        default=("smollm2",),
+        description="Store names, GGUF files or folders; none where there is a backend.",
     )
     served_names: tuple[str, ...] = Field(
         default=(), description="Names clients use, one per model; none takes the models' own."
@@ -85,13 +106,28 @@ class ServeSettings(Config):
     loras: tuple[LoraSettings, ...] = Field(
         default=(), description="Adapters of low rank, each served as a model of its own name."
     )
+    backends: tuple[BackendSettings, ...] = Field(
+        default=(),
+        description="Other servers that speak OpenAI's API, whose models are listed too.",
+    )
     server: ServerConfig = Field(default_factory=ServerConfig, description="Address and keys.")
     engine: ModelOptions = Field(
         default_factory=ModelOptions, description="How every model is run."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _backend_needs_no_model(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("backends") and "models" not in given:
+            return {**given, "models": ()}
+        return given
+
     @model_validator(mode="after")
     def _names_are_distinct(self) -> "ServeSettings":
+        if not self.models and not self.backends:
+            raise ConfigError("there is no model to serve: name one, or a backend that has some.")
+        if self.loras and not self.models:
+            raise ConfigError("an adapter needs a model that is served here: name it.")
         if self.served_names and len(self.served_names) != len(self.models):
             raise ConfigError(
                 f"{len(self.models)} models, but {len(self.served_names)} served names: "

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from yearling import __version__
 from yearling.core.errors import ModelError
 from yearling.models.store import resolve
-from yearling.server.config import LoraSettings, ServerConfig, ServeSettings
+from yearling.server.config import BackendSettings, LoraSettings, ServerConfig, ServeSettings
 from yearling.serving.async_engine import AsyncEngine
 from yearling.serving.model import load_model
 from yearling.serving.worker import ModelWorker, RestartPolicy
@@ -22,6 +22,7 @@ from yearling.serving.worker import ModelWorker, RestartPolicy
 if TYPE_CHECKING:
     import socket
 
+    from yearling.server.backends import Backend
     from yearling.server.models import ServedModel
     from yearling.serving.on_demand import OnDemandEngine
 
@@ -43,6 +44,7 @@ async def serve(
     Raises:
         YearlingError: a model cannot be found or loaded.
     """
+    backends = await _started(settings.backends)
     options = settings.engine.model_dump()
     # A model on demand that crashed is loaded again when it is asked for, where there is room.
     policy = RestartPolicy(max_crashes=0) if settings.is_on_demand else None
@@ -75,7 +77,7 @@ async def serve(
         await _stop(engines, starting)
         raise
     return await serve_models(
-        models, starting, settings.server, listener=listener, on_ready=on_ready
+        models, starting, settings.server, listener=listener, on_ready=on_ready, backends=backends
     )
 
 
@@ -86,6 +88,7 @@ async def serve_models(
     *,
     listener: "socket.socket",
     on_ready: Callable[[], None],
+    backends: "Sequence[Backend]" = (),
 ) -> bool:
     """Serve models whose engines are starting; every engine is stopped at the end.
 
@@ -96,7 +99,7 @@ async def serve_models(
     from yearling.server.runner import serve_app
 
     _quiet_uvicorn()
-    app = build_app(models, config)
+    app = build_app(models, config, backends)
     listening = asyncio.Event()
     serving = asyncio.create_task(serve_app(app, listener, on_listening=listening.set))
     getting_ready = asyncio.create_task(_when_ready(starting, listening, on_ready))
@@ -110,6 +113,17 @@ async def serve_models(
             task.cancel()
         await asyncio.gather(serving, getting_ready, return_exceptions=True)
         await _stop([model.engine for model in models if model.base is None], starting)
+        await asyncio.gather(*(backend.close() for backend in backends))
+
+
+async def _started(settings: "Sequence[BackendSettings]") -> "list[Backend]":
+    if not settings:
+        return []
+    from yearling.server.backends import Backend
+
+    backends = [Backend(one) for one in settings]
+    await asyncio.gather(*(backend.start() for backend in backends))
+    return backends
 
 
 def _on_demand(workers: Sequence[ModelWorker], settings: ServeSettings) -> "list[OnDemandEngine]":

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -199,8 +199,9 @@ class ServedModel:
 class ServedModels:
     """The models of a server by name."""
 
-    def __init__(self, models: Sequence[ServedModel]) -> None:
+    def __init__(self, models: Sequence[ServedModel], elsewhere: Collection[str] = ()) -> None:
         self._models = {model.name: model for model in models}
+        self._elsewhere = frozenset(elsewhere)
 
     def add(self, model: ServedModel) -> None:
         """Serve another model.
@@ -217,7 +218,7 @@ class ServedModels:
         Raises:
             RequestError: it is.
         """
-        if name in self._models:
+        if name in self._models or name in self._elsewhere:
             raise RequestError(
                 f"a model named {name!r:.80} is served here already: give another name.",
                 parameter="lora_name",
@@ -235,7 +236,14 @@ class ServedModels:
 
         Raises:
             ModelNotFoundError: no such model is served.
+            UnsupportedError: it is a backend's, and this route does not reach there.
         """
+        if name in self._elsewhere:
+            raise UnsupportedError(
+                f"{name} is a model of another server: it answers at /v1/chat/completions, "
+                "/v1/completions and /v1/embeddings.",
+                parameter="model",
+            )
         if name not in self._models:
             raise ModelNotFoundError(
                 f"The model {name[:64]!r} is not served here; there is {', '.join(self._models)}."

@@ -1,9 +1,11 @@
 """What every route shares: models, access, limits, metrics, and whether the server drains."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
+from yearling.core.errors import ConfigError
 from yearling.server.access import Access
 from yearling.server.config import ServerConfig
 from yearling.server.errors import HttpError
@@ -14,6 +16,9 @@ from yearling.server.response_store import ResponseStore
 from yearling.serving.request import EngineRequest
 from yearling.wire.openai.errors import ErrorReply
 
+if TYPE_CHECKING:  # its HTTP client takes time to import, and most servers have no backend
+    from yearling.server.backends import Backend
+
 __all__ = ["Service"]
 
 
@@ -23,11 +28,18 @@ class Service:
     Attributes:
         is_draining: The server is about to stop: running answers finish, new work is refused.
         num_open_requests: HTTP requests that are being answered.
+        backends: Other servers by the names of their models.
         changing_adapters: Held while one is loaded or unloaded.
     """
 
-    def __init__(self, models: Sequence[ServedModel], config: ServerConfig) -> None:
-        self.models = ServedModels(models)
+    def __init__(
+        self,
+        models: Sequence[ServedModel],
+        config: ServerConfig,
+        backends: "Sequence[Backend]" = (),
+    ) -> None:
+        self.backends = _by_model(backends, {model.name for model in models})
+        self.models = ServedModels(models, elsewhere=self.backends.keys())
         self.config = config
         self.limits = config.limits
         self.access = Access(config)
@@ -40,6 +52,11 @@ class Service:
             model.name: self.metrics.observer(model.name) for model in models if not model.base
         }
         self._running: set[Generation] = set()
+
+    def backend_of(self, body: Mapping[str, Any]) -> "Backend | None":
+        """The server that answers a request instead of this one, by the model it names."""
+        name = body.get("model")
+        return self.backends.get(name) if isinstance(name, str) else None
 
     def draining_reply(self) -> ErrorReply:
         """The answer to new work while the server drains."""
@@ -75,3 +92,16 @@ class Service:
         """End every running generation with an error its client sees."""
         for generation in self._running:
             generation.fail(HttpError(self.draining_reply()))
+
+
+def _by_model(backends: "Sequence[Backend]", taken: Collection[str]) -> "dict[str, Backend]":
+    found: dict[str, Backend] = {}
+    for backend in backends:
+        for name in backend.models:
+            if name in taken or name in found:
+                raise ConfigError(
+                    f"two models would be called {name!r}, one of them a backend's: give the "
+                    "other one a name of its own with --served-model-name."
+                )
+            found[name] = backend
+    return found

@@ -85,6 +85,8 @@ async def create_chat_completion(request: Request) -> Response:
     """Answer a conversation."""
     service = service_of(request)
     body = await read_json(request, service.limits)
+    if (backend := service.backend_of(body)) is not None:
+        return await backend.forward(request, body)
     chat = parsed(request, body, parse_chat_request, service.limits.for_requests())
     begun = await begin_chat(request, chat, "chatcmpl-")
     model = begun.model

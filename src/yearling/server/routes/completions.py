@@ -30,6 +30,8 @@ async def create_completion(request: Request) -> Response:
     """Continue texts, or score them."""
     service = service_of(request)
     body = await read_json(request, service.limits)
+    if (backend := service.backend_of(body)) is not None:
+        return await backend.forward(request, body)
     limits = service.limits.for_requests()
     completion = parsed(request, body, parse_completion_request, limits)
     model = service.models.get(completion.model)

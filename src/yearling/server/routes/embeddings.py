@@ -32,6 +32,8 @@ async def create_embeddings(request: Request) -> Response:
     """Turn texts into vectors."""
     service = service_of(request)
     body = await read_json(request, service.limits)
+    if (backend := service.backend_of(body)) is not None:
+        return await backend.forward(request, body)
     wanted = parsed(request, body, parse_embeddings_request, service.limits.for_requests())
     model = service.models.get(wanted.model)
     width = model.check_embeds()

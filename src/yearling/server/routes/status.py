@@ -14,12 +14,18 @@ __all__ = ["describe_model", "health", "list_models", "metrics", "openapi", "ret
 
 async def list_models(request: Request) -> Response:
     """List the models served."""
-    return json_response(model_list(describe_model(model) for model in service_of(request).models))
+    service = service_of(request)
+    own = [describe_model(model) for model in service.models]
+    others = [backend.models[name] for name, backend in service.backends.items()]
+    return json_response(model_list([*own, *others]))
 
 
 async def retrieve_model(request: Request, name: str) -> Response:
     """Describe one model."""
-    return json_response(describe_model(service_of(request).models.get(name)))
+    service = service_of(request)
+    if name in service.backends:
+        return json_response(service.backends[name].models[name])
+    return json_response(describe_model(service.models.get(name)))
 
 
 async def health(request: Request) -> Response:

@@ -1,0 +1,136 @@
+"""Models of another server that speaks OpenAI's API, behind this one's address, keys and page.
+
+A request for one of them goes there as it came, and the answer comes back as it is: which fields
+are known is the other server's to say. This one adds what it demands of everybody: its keys, its
+hosts, its bounds on bodies.
+"""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import httpx
+from fastapi import Request
+from starlette.responses import Response, StreamingResponse
+
+from yearling.core.errors import ConfigError
+from yearling.server.config import BackendSettings
+from yearling.server.errors import HttpError
+from yearling.server.streaming import unless_client_leaves
+from yearling.wire.openai.errors import ErrorReply
+from yearling.wire.openai.models import model_object
+
+__all__ = ["Backend"]
+
+_PREFIX = "/v1"
+# A long prompt may take minutes to its first token; nothing else may.
+_PATIENCE = httpx.Timeout(10, read=600)
+_KEPT_HEADERS = ("content-type", "retry-after")
+
+
+class Backend:
+    """One other server.
+
+    Args:
+        settings: Its address and key.
+
+    Attributes:
+        models: Its models by name, as the list of models shows them; known after the start.
+    """
+
+    def __init__(self, settings: BackendSettings) -> None:
+        self._url, self._owner = settings.url.rstrip("/"), settings.owner
+        key = settings.key
+        headers = {} if key is None else {"authorization": f"Bearer {key.get_secret_value()}"}
+        # Surroundings must not decide where prompts go: no proxies or keys from variables.
+        self._client = httpx.AsyncClient(headers=headers, timeout=_PATIENCE, trust_env=False)
+        self.models: Mapping[str, dict[str, Any]] = {}
+
+    async def start(self) -> None:
+        """Ask for its models.
+
+        Raises:
+            ConfigError: it does not answer as OpenAI's API does.
+        """
+        try:
+            reply = await self._client.get(f"{self._url}/models")
+            reply.raise_for_status()
+            self.models = {
+                str(entry["id"]): self._described(entry) for entry in reply.json()["data"]
+            }
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"The backend at {self._owner} did not list its models: {error or type(error)}.\n"
+                "  Give the address of its API, as in --backend openai:http://127.0.0.1:8080/v1, "
+                "and with --backend-key the key that it demands."
+            ) from error
+
+    async def close(self) -> None:
+        """Close its connections."""
+        await self._client.aclose()
+
+    async def forward(self, request: Request, body: Mapping[str, Any]) -> Response:
+        """Pass a request on, and its answer back.
+
+        Args:
+            request: As it came.
+            body: Its parsed body.
+
+        Raises:
+            HttpError: 502, the backend cannot be reached or broke off.
+        """
+        path = request.url.path.removeprefix(_PREFIX)
+        outgoing = self._client.build_request(
+            "POST",
+            self._url + path,
+            content=json.dumps(body).encode(),
+            headers={"content-type": "application/json"},
+        )
+        try:
+            reply = await unless_client_leaves(request, self._client.send(outgoing, stream=True))
+            headers = {name: reply.headers[name] for name in _KEPT_HEADERS if name in reply.headers}
+            if reply.headers.get("content-type", "").startswith("text/event-stream"):
+                return StreamingResponse(_pieces(reply), reply.status_code, headers)
+            content = await unless_client_leaves(request, _whole(reply))
+        except httpx.HTTPError as error:
+            raise HttpError(self._unreachable(error)) from error
+        return Response(content, reply.status_code, headers)
+
+    def _described(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        context = entry.get("max_model_len")
+        return model_object(
+            str(entry["id"]),
+            created=int(entry.get("created", 0)),
+            context_tokens=context if isinstance(context, int) else None,
+            owner=self._owner,
+        )
+
+    def _unreachable(self, error: httpx.HTTPError) -> ErrorReply:
+        return ErrorReply(
+            502,
+            f"The backend of this model did not answer ({type(error).__name__}); try again soon.",
+            "server_error",
+            "backend_unreachable",
+        )
+
+
+async def _whole(reply: httpx.Response) -> bytes:
+    try:
+        return await reply.aread()
+    finally:
+        await reply.aclose()
+
+
+async def _pieces(reply: httpx.Response) -> AsyncIterator[bytes]:
+    """The stream as it comes; closed, and with it the backend's work, when the client leaves."""
+    try:
+        async for piece in reply.aiter_bytes():
+            yield piece
+    except httpx.HTTPError as error:
+        said = ErrorReply(
+            502, f"The backend broke off ({type(error).__name__}).", "server_error",
+            "backend_unreachable",
+        )  # fmt: skip
+        yield f"data: {json.dumps(said.payload())}\n\n".encode()
+    finally:
+        await reply.aclose()

@@ -1,0 +1,135 @@
+"""`--backend openai:URL`: a real llama.cpp server behind our address, keys and list of models."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import openai
+import pytest
+
+from tests.server.live import ROOT, LiveServer, started
+
+SERVE = [sys.executable, "-m", "yearling.cli.main", "serve", "--port", "0"]
+QUESTION = [{"role": "user", "content": "Say hi."}]
+
+
+def pipe(stream: "IO[str] | None") -> "IO[str]":
+    assert stream is not None
+    return stream
+
+
+@pytest.fixture(scope="module")
+def llama_cpp(smollm2_path: Path) -> Iterator["tuple[str, subprocess.Popen[str]]"]:
+    """Its address, and the process; it demands the key `sk-backend`."""
+    command = [sys.executable, "-m", "tests.server.llama_cpp", str(smollm2_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        yield pipe(process.stdout).readline().strip(), process
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def gateway(
+    smollm2_path: Path, llama_cpp: "tuple[str, subprocess.Popen[str]]"
+) -> Iterator[LiveServer]:
+    """One model of its own and one of llama.cpp, for clients with the key `sk-ours`."""
+    options = ["--model", str(smollm2_path), "--served-model-name", "here", "--api-key", "sk-ours"]
+    options += ["--backend", f"openai:{llama_cpp[0]}/v1", "--backend-key", "sk-backend"]
+    with started([*SERVE, *options], seconds=60) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def client(gateway: LiveServer) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="sk-ours", max_retries=0)
+
+
+def test_models_of_both_are_listed(client: openai.OpenAI, llama_cpp) -> None:
+    owners = {model.id: model.owned_by for model in client.models.list()}
+    assert owners == {"here": "yearling", "elsewhere": llama_cpp[0].removeprefix("http://")}
+    assert client.models.retrieve("elsewhere").id == "elsewhere"
+
+
+@pytest.mark.parametrize("model", ["here", "elsewhere"])
+def test_both_answer_whole_and_in_pieces(client: openai.OpenAI, model: str) -> None:
+    settings = {"model": model, "messages": QUESTION, "max_tokens": 8, "temperature": 0}
+    whole = client.chat.completions.create(**settings)
+    streamed = client.chat.completions.create(**settings, stream=True)
+    pieces = [chunk.choices[0].delta.content or "" for chunk in streamed if chunk.choices]
+    assert len(pieces) > 3
+    assert whole.choices[0].message.content
+    assert "".join(pieces) == whole.choices[0].message.content
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens == 8
+    text = client.completions.create(model=model, prompt="One two three", max_tokens=4)
+    assert text.choices[0].text
+
+
+def test_the_backend_judges_its_own_fields(client: openai.OpenAI) -> None:
+    """`mirostat` is llama.cpp's, and no field of ours."""
+    ask = client.completions.create
+    kept = ask(model="elsewhere", prompt="One", max_tokens=2, extra_body={"mirostat": 2})
+    assert kept.choices[0].text
+    with pytest.raises(openai.BadRequestError, match="mirostat"):
+        ask(model="here", prompt="One", max_tokens=2, extra_body={"mirostat": 2})
+    with pytest.raises(openai.APIStatusError) as refused:
+        ask(model="elsewhere", prompt="One", max_tokens=2, extra_body={"grammar": "root ::= ("})
+    assert refused.value.status_code == 400
+
+
+def test_other_routes_say_where_it_answers(gateway: LiveServer) -> None:
+    body = (
+        b'{"model": "elsewhere", "max_tokens": 4, "messages": [{"role": "user", "content": "a"}]}'
+    )
+    key = {"Authorization": "Bearer sk-ours"}
+    status, _, content = gateway.request("POST", "/v1/messages", body, key)
+    assert status == 400
+    assert b"a model of another server" in content
+
+
+@pytest.mark.parametrize("key", [{}, {"Authorization": "Bearer sk-backend"}])
+def test_only_our_own_keys_open_the_backend(gateway: LiveServer, key: dict[str, str]) -> None:
+    body = b'{"model": "elsewhere", "prompt": "a", "max_tokens": 1}'
+    assert gateway.request("POST", "/v1/completions", body, key)[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--backend", "http://127.0.0.1:9/v1"], "--backend openai:http://"),
+        (["--backend", "openai:http://127.0.0.1:9/v1"], "did not list its models"),
+    ],
+)
+def test_a_backend_that_is_none_stops_the_start(options: list[str], words: str) -> None:
+    ended = subprocess.run([*SERVE, *options], capture_output=True, text=True, timeout=60)
+    assert ended.returncode != 0
+    assert words in " ".join((ended.stderr + ended.stdout).replace("│", "").split())
+
+
+def test_two_models_of_one_name_stop_the_start(smollm2_path: Path, llama_cpp) -> None:
+    options = ["--model", str(smollm2_path), "--served-model-name", "elsewhere"]
+    options += ["--backend", f"openai:{llama_cpp[0]}/v1", "--backend-key", "sk-backend"]
+    ended = subprocess.run([*SERVE, *options], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "two models would be called 'elsewhere'" in ended.stderr
+
+
+def test_a_dead_backend_is_told_and_costs_the_others_nothing(
+    client: openai.OpenAI, llama_cpp: "tuple[str, subprocess.Popen[str]]"
+) -> None:
+    """Last, for it kills the backend: in the middle of an answer, which ends with an error."""
+    running = client.completions.create(
+        model="elsewhere", prompt="Once upon a time", max_tokens=400, stream=True
+    )
+    next(iter(running))
+    llama_cpp[1].kill()
+    with pytest.raises(openai.APIError, match="broke off"):
+        for _ in running:
+            pass
+    with pytest.raises(openai.APIStatusError) as dead:
+        client.completions.create(model="elsewhere", prompt="One", max_tokens=2)
+    assert (dead.value.status_code, dead.value.code) == (502, "backend_unreachable")
+    assert client.completions.create(model="here", prompt="One", max_tokens=2).choices[0].text
