@@ -1,7 +1,8 @@
 // AVX-512 with VNNI: Intel since Ice Lake, AMD since Zen 4.
 //
 // Results have the bits of the AVX2 kernels: floating-point sums keep their eight lanes. What is
-// wider is the integer products, whose sums are exact, and attention, where lanes never meet.
+// wider is the integer products, whose sums are exact, and attention, where lanes never meet. Only
+// AVX-512 BF16 adds two products at a time, in attention over keys and values of that type.
 #include <immintrin.h>
 
 #include <algorithm>

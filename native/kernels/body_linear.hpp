@@ -1,4 +1,5 @@
-// Matrix products; part of body.hpp.
+// Matrix products of floating-point weights, and what those of quantised ones share. Included like
+// body.hpp, before it.
 
 // Calls body.template operator()<R>(first row) once, for an R known at run time.
 template <std::size_t Most, typename Body>
@@ -11,7 +12,7 @@ inline void with_row_count(std::size_t count, std::size_t row, Body&& body) {
 }
 
 // Cuts the range into as few blocks of at most `Most` rows as it takes, of nearly equal size:
-// eight rows are 4 + 4, not 6 + 2, because a block of two unpacks weights for little use.
+// eight rows are 4 + 4, not 6 + 2, because a block of two fetches weights for little use.
 template <std::size_t Most, typename Body>
 inline void for_row_blocks(RowRange rows, Body&& body) {
   for (std::size_t row = rows.begin; row < rows.end;) {
@@ -67,6 +68,11 @@ inline float scale_of(const float* in, std::size_t inputs) {
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scale) & 0xffff0000u);
 }
 
+// 128 times a sum less. Unsigned: the sum of a row that is not finite may be anything.
+inline std::int32_t offset_of(std::uint32_t sum, std::int32_t before) {
+  return static_cast<std::int32_t>(static_cast<std::uint32_t>(before) - 128u * sum);
+}
+
 // Moves what the `beyond` codes of a group have too much for 8 bits to high codes.
 inline HighCodes* split_codes(QuantizedGroup& group, const std::int16_t* codes,
                               std::uint32_t beyond, std::size_t first_four, HighCodes* highs) {
@@ -83,7 +89,7 @@ inline HighCodes* split_codes(QuantizedGroup& group, const std::int16_t* codes,
     last->codes[i % 4] = static_cast<std::int8_t>(high);
     last->sum = static_cast<std::int16_t>(last->sum + high);
     group.codes[i] = static_cast<std::int8_t>(codes[i] - kHighUnit * high);
-    group.offset += 128 * kHighUnit * high;
+    group.offset = offset_of(static_cast<std::uint32_t>(high * -kHighUnit), group.offset);
   }
   return highs;
 }
@@ -110,7 +116,7 @@ void quantize_row(const float* in, std::size_t inputs, QuantizedRows rows, std::
       std::int32_t sum;
       const std::uint32_t beyond = round_codes(group, inverse, codes, to->codes, sum);
       to->sum = static_cast<float>(sum);
-      to->offset = -128 * sum;
+      to->offset = offset_of(static_cast<std::uint32_t>(sum), 0);
       if (beyond) high = split_codes(*to, codes, beyond, g * kGroupFours, high);
     }
     rows.num_highs_of(row, panel) = static_cast<std::uint32_t>(high - first);

@@ -1,5 +1,5 @@
-// Quantised products, eight columns at a time. Included inside an anonymous namespace, behind
-// body.hpp, where nothing better is there.
+// Quantised products, eight columns at a time. Included between body_linear.hpp and body.hpp, by
+// files that define besides Nibbles, Partial and Wide with their dot products.
 
 inline Lanes scales_of(const Int4Group& group) { return load_half(group.scale); }
 inline Lanes scales_of(const Int8Group& group) { return load_half(group.scale); }

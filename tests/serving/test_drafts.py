@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 from driving import drive, make_engine, make_request, true_answer
 from fake_executor import FakeExecutor
+from fake_tokenizer import ByteTokenizer
 from test_engine import PROMPTS
 
+from tests.models.tiny_files import tiny_gguf
 from yearling import LLM, SamplingParams
+from yearling.core.errors import ConfigError
+from yearling.serving.draft_model import DraftModel
 from yearling.serving.drafts import PromptLookup
+from yearling.serving.engine import Engine, EngineConfig
 from yearling.serving.executor import CacheShape
 
 
@@ -139,6 +144,111 @@ def test_guesses_are_shorter_after_one_that_failed() -> None:
     assert [lookup.guess([*seen, *range(10, 12 + n)]) for n in range(4)] == [(), (), (), (15,)]
     lookup.learn(1, 1)
     assert lookup.guess([*seen, *range(10, 16)]) == (16, 17)
+
+
+class ErringDraft(DraftModel):
+    """A draft that is the model itself, but for a fifth of what it says."""
+
+    dice = random.Random(7)
+
+    def guess(self, wanted: Any) -> Any:
+        return {
+            name: tuple(t ^ (self.dice.random() < 0.2) for t in tokens)
+            for name, tokens in super().guess(wanted).items()
+        }
+
+
+def draft_of(kind: type[DraftModel], executor: FakeExecutor | None = None) -> DraftModel:
+    return kind(make_engine(executor), vocabulary=258, close=lambda: None)
+
+
+def drafted_engine(draft: DraftModel, executor: FakeExecutor | None = None, **config: Any):
+    return Engine(
+        executor or FakeExecutor(),
+        ByteTokenizer(),
+        context=4096,
+        eos_token_ids=(256,),
+        config=EngineConfig(speculation="draft_model", **config),
+        vocabulary=258,
+        drafter=draft,
+    )
+
+
+@pytest.mark.parametrize("max_guesses", [1, 7, 63])
+@pytest.mark.parametrize("kind", [DraftModel, ErringDraft])
+@pytest.mark.parametrize("executor", [{}, {"num_blocks": 8}])
+def test_answers_beside_a_draft_model_are_those_without(
+    kind: type[DraftModel], executor: dict[str, Any], max_guesses: int
+) -> None:
+    draft = draft_of(kind)
+    engine = drafted_engine(draft, FakeExecutor(**executor), max_guesses=max_guesses)
+    asked = list(zip(PROMPTS[:5], (12, 18, 24, 30, 60), strict=True))  # one ends up alone
+    requests = [make_request(prompt, max_tokens=length) for prompt, length in asked]
+    answers = [answer.tokens for answer in drive(engine, *requests)]
+    assert answers == [true_answer(prompt, length) for prompt, length in asked]
+    stats = engine.stats()
+    assert stats.guessed_tokens > 0
+    assert (stats.accepted_tokens == stats.guessed_tokens) is (kind is DraftModel)
+    assert stats.num_free_blocks == stats.num_blocks
+
+
+def test_a_draft_model_reads_a_text_once() -> None:
+    """What it has read of an answer it finds again: its prompts are read in blocks, once."""
+    draft = draft_of(DraftModel)
+    prompt = list(range(200)) + list(range(50))
+    drive(drafted_engine(draft, max_guesses=4), make_request(prompt, max_tokens=40))
+    stats = draft._engine.stats()
+    read = stats.prompt_tokens - stats.cache_hit_tokens
+    assert read < len(prompt) + 16 * 10  # eight guesses of five tokens, a block of 16 each
+
+
+def test_a_draft_model_that_fails_or_has_no_room_costs_guesses_only() -> None:
+    answer = true_answer(PROMPTS[0], 40)
+    broken = draft_of(DraftModel, FakeExecutor(bad_token=answer[9]))
+    short = DraftModel(
+        make_engine(context=len(PROMPTS[0]) + 10), vocabulary=258, close=lambda: None
+    )
+    for draft in (broken, short):
+        engine = drafted_engine(draft)
+        (given,) = drive(engine, make_request(PROMPTS[0], max_tokens=40))
+        assert given.tokens == answer
+        assert 0 < engine.stats().guessed_tokens < 40
+
+
+def test_tokens_that_only_the_draft_knows_are_no_guesses() -> None:
+    draft = DraftModel(make_engine(), vocabulary=100, close=lambda: None)
+    found = draft.guess({"a": (PROMPTS[0], 20)})["a"]
+    truth = true_answer(PROMPTS[0], 20)
+    assert found == tuple(truth[: next(i for i, t in enumerate(truth) if t >= 100)])
+
+
+def test_draft_model_of_other_tokens_is_refused(smollm2_path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.gguf"
+    other.write_bytes(tiny_gguf())
+    with pytest.raises(ConfigError, match="has other tokens than"):
+        LLM(smollm2_path, draft_model=str(other))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_real_answers_keep_their_bits_beside_a_draft_model(
+    smollm2_path: Path, temperature: float
+) -> None:
+    """The model as its own draft: greedy, nearly every guess holds."""
+    sampling = SamplingParams(
+        max_tokens=32, min_tokens=32, temperature=temperature, seed=5, logprobs=2
+    )
+    prompts = ["Once upon a time, there was", "The capital of France is"]
+    with (
+        LLM(smollm2_path, speculation="none") as plain,
+        LLM(smollm2_path, draft_model=str(smollm2_path)) as guessing,
+    ):
+        expected = plain.generate(prompts, sampling)
+        assert [r.logprobs for r in guessing.generate(prompts, sampling)] == [
+            r.logprobs for r in expected
+        ]
+        stats = guessing.stats()
+        if temperature == 0:
+            assert stats.accepted_tokens > 0.9 * stats.guessed_tokens > 20
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

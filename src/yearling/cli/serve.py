@@ -51,6 +51,10 @@ def serve(
         str | None,
         typer.Option(help="prompt_lookup or none; answers are the same. [prompt_lookup]"),
     ] = None,
+    draft_model: Annotated[
+        str | None,
+        typer.Option(help="Smaller model of the same tokens that guesses instead."),
+    ] = None,
     prefix_caching: Annotated[
         bool,
         typer.Option(
@@ -130,6 +134,7 @@ def serve(
         "engine.chat_template": chat_template,
         "engine.kv_type": kv_cache_dtype,
         "engine.speculation": speculation,
+        "engine.draft_model": draft_model,
     }
     overrides = list(set_ or [])
     if not prefix_caching:
@@ -189,7 +194,8 @@ def _run(settings: "ServeSettings") -> bool:
 
     set_up_logging()
     with bind(settings.server) as listener:
-        for name in settings.models:
+        draft = settings.engine.draft_model
+        for name in (*settings.models, *([draft] if draft else [])):
             with download_bar(name) as progress:
                 ensure(name, progress)
         others = [f"models of {backend.owner}" for backend in settings.backends]

@@ -132,8 +132,10 @@ def _on_demand(workers: Sequence[ModelWorker], settings: ServeSettings) -> "list
 
     limit = settings.model_memory_mib
     memory = ModelMemory(available_bytes() * 4 // 5 if limit is None else limit << 20)
+    draft = settings.engine.draft_model
+    beside = 0 if draft is None else _size_of(resolve(draft), "auto")
     return [
-        OnDemandEngine(worker, _size_of(resolve(name), settings.engine.weights), memory)
+        OnDemandEngine(worker, _size_of(resolve(name), settings.engine.weights) + beside, memory)
         for worker, name in zip(workers, settings.models, strict=True)
     ]
 

@@ -1,56 +1,62 @@
 """Guessing tokens that a step then checks, several at a time.
 
 A text often repeats itself and its prompt: what followed the last few tokens when they were seen
-before is a good guess at what follows now. The model computes guesses beside the token that is
-due, and chooses each of the following tokens as it always does; as long as its choice is the
-guess, the next choice counts too. Answers are the same with and without, at any temperature,
-because a choice depends on nothing but its logits and its own random number.
+before is a good guess at what follows now. So is what a smaller model says. The model computes
+guesses beside the token that is due, and chooses each of the following tokens as it always does;
+as long as its choice is the guess, the next choice counts too. Answers are the same with and
+without, at any temperature, because a choice depends on nothing but its logits and its own random
+number.
 
 Sources: Leviathan et al. 2022, arXiv:2211.17192 (checking guesses in one step); Saxena 2023,
 github.com/apoorvumang/prompt-lookup-decoding (guesses out of the prompt).
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
 
-__all__ = ["PromptLookup", "Speculation"]
+__all__ = ["Drafter", "Pace", "PromptLookup", "Speculation"]
 
-Speculation = Literal["none", "prompt_lookup"]
+Speculation = Literal["none", "prompt_lookup", "draft_model"]
 
 _RUN = 3  # tokens that must have been seen before
 
 
-class PromptLookup:
-    """Guesses for one answer.
+class Drafter(Protocol):
+    """Guesses for several answers at once."""
 
-    As many as are likely to hold: twice what held the last time, and none for a while after
-    guesses that did not.
+    def guess(
+        self, wanted: Mapping[str, tuple[Sequence[int], int]]
+    ) -> Mapping[str, tuple[int, ...]]:
+        """Guess how texts go on: token ids and how many to guess, by request."""
+        ...
 
-    >>> lookup = PromptLookup(most=4)
-    >>> lookup.guess([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3])
-    (4, 5, 6, 7)
-    >>> lookup.guess([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 9])
-    ()
+    def close(self) -> None:
+        """Free what it holds."""
+        ...
+
+
+class Pace:
+    """How many tokens of one answer are likely to be guessed right.
+
+    Twice what held the last time, and none for a while after guesses that did not.
+
+    >>> pace = Pace(most=4)
+    >>> pace.learn(4, 1)
+    >>> pace.next_length()
+    2
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._length = most
         self._pause = 0
-        self._ends: dict[tuple[int, ...], int] = {}  # where a run was seen to end, the last time
-        self._num_seen = 0
 
-    def guess(self, tokens: Sequence[int]) -> tuple[int, ...]:
-        """Guess what follows; calls see longer and longer tokens of one answer."""
-        last = len(tokens)
-        for end in range(max(self._num_seen, _RUN), last):
-            self._ends[tuple(tokens[end - _RUN : end])] = end
-        self._num_seen = last
+    def next_length(self) -> int:
+        """How many to guess now."""
         if self._pause > 0:
             self._pause -= 1
-            return ()
-        seen = self._ends.get(tuple(tokens[last - _RUN :]))
-        return () if seen is None else tuple(tokens[seen : seen + self._length])
+            return 0
+        return self._length
 
     def learn(self, num_guessed: int, num_held: int) -> None:
         """Note how many of the last guesses held."""
@@ -60,3 +66,29 @@ class PromptLookup:
         self._length = max(1, min(self._most, 2 * num_held))
         if num_held == 0:
             self._pause = _RUN
+
+
+class PromptLookup(Pace):
+    """Guesses for one answer, out of itself and its prompt.
+
+    >>> lookup = PromptLookup(most=4)
+    >>> lookup.guess([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3])
+    (4, 5, 6, 7)
+    >>> lookup.guess([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 9])
+    ()
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self._ends: dict[tuple[int, ...], int] = {}  # where a run was seen to end, the last time
+        self._num_seen = 0
+
+    def guess(self, tokens: Sequence[int]) -> tuple[int, ...]:
+        """Guess what follows; calls see longer and longer tokens of one answer."""
+        last = len(tokens)
+        for end in range(max(self._num_seen, _RUN), last):
+            self._ends[tuple(tokens[end - _RUN : end])] = end
+        self._num_seen = last
+        length = self.next_length()
+        seen = self._ends.get(tuple(tokens[last - _RUN :]))
+        return () if seen is None else tuple(tokens[seen : seen + length])

@@ -17,7 +17,7 @@ from yearling.serving.admission import AdmissionLimits
 from yearling.serving.block_pool import root_key
 from yearling.serving.cache import Cache, new_group
 from yearling.serving.detokenizer import Detokenizer, Pieces
-from yearling.serving.drafts import PromptLookup, Speculation
+from yearling.serving.drafts import Drafter, Pace, PromptLookup, Speculation
 from yearling.serving.executor import Executor, SequenceOutput
 from yearling.serving.generation import Generation
 from yearling.serving.guided import Guided, Guides, GuideTokenizer
@@ -122,6 +122,7 @@ class Engine:
         eos_token_ids: Iterable[int],
         config: EngineConfig | None = None,
         vocabulary: int | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         """Build an engine over a loaded model.
 
@@ -132,8 +133,10 @@ class Engine:
             eos_token_ids: Ids that end every answer.
             config: How much to do at once.
             vocabulary: Refuse token ids from here on; None checks nothing.
+            drafter: Guesses, where `config` takes them from a draft model.
         """
         config = config or EngineConfig()
+        self._drafter = drafter
         max_step_tokens = min(config.max_step_tokens, executor.max_step_tokens)
         max_sequences = min(config.max_sequences, max_step_tokens, executor.max_logit_rows)
         max_waiting = config.max_waiting
@@ -236,6 +239,11 @@ class Engine:
         """
         self._adapters.unload(name)
 
+    def close(self) -> None:
+        """Free what guesses; the executor is its owner's."""
+        if self._drafter is not None:
+            self._drafter.close()
+
     def step(self) -> list[OutputEvent]:
         """Bring requests forward by one step of the executor and return the news.
 
@@ -276,8 +284,7 @@ class Engine:
     def _run_step(self, events: list[OutputEvent]) -> None:
         started = perf_counter()
         if self._is_guessing and len(self._scheduler.running) <= self._config.max_guesses:
-            for sequence in self._scheduler.running:
-                self._generations[sequence.request_id].guess()
+            self._guess()
         self._look_ahead(events)
         chunks = self._scheduler.schedule()
         if not chunks:
@@ -295,6 +302,26 @@ class Engine:
         self._counts.num_steps += 1
         self._counts.executor_seconds += returned - called
         self._counts.step_seconds += perf_counter() - started
+
+    def _guess(self) -> None:
+        """Guess how the answers that wait for their next token alone go on behind it."""
+        running = (self._generations[s.request_id] for s in self._scheduler.running)
+        waiting = [(g, g.pace) for g in running if g.pace and g.sequence.num_remaining == 1]
+        if self._drafter is None:
+            for generation, lookup in waiting:
+                assert isinstance(lookup, PromptLookup), "what it was made as"
+                guessed = lookup.guess(generation.sequence.tokens)
+                generation.sequence.guesses = guessed[: generation.most_guesses]
+            return
+        found = self._drafter.guess(
+            {
+                g.sequence.request_id: (g.sequence.tokens, min(p.next_length(), g.most_guesses))
+                for g, p in waiting
+            }
+        )
+        for generation, _ in waiting:
+            sequence = generation.sequence
+            sequence.guesses = found.get(sequence.request_id, ())
 
     def _look_ahead(self, events: list[OutputEvent]) -> None:
         """Find what may come next in every guided answer, all at once; end those that cannot."""
@@ -335,8 +362,8 @@ class Engine:
             num_held += 1
         else:
             self._take_one(generation, known, replace(output, guesses=()), events)
-        if generation.lookup is not None:
-            generation.lookup.learn(len(guesses), num_held)
+        if generation.pace is not None:
+            generation.pace.learn(len(guesses), num_held)
             self._counts.guessed_tokens += len(guesses)
             self._counts.accepted_tokens += num_held
 
@@ -384,7 +411,8 @@ class Engine:
             adapter=adapter,
         )
         if self._is_guessing and generation.can_guess:
-            generation.lookup = PromptLookup(self._config.max_guesses)
+            kind = PromptLookup if self._drafter is None else Pace
+            generation.pace = kind(self._config.max_guesses)
         return generation
 
     def _stop_tokens(self, sampling: SamplingParams) -> list[int]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from yearling.serving.adapters import Adapter
 from yearling.serving.detokenizer import Detokenizer
-from yearling.serving.drafts import PromptLookup
+from yearling.serving.drafts import Pace
 from yearling.serving.executor import SampleInput, SampleOutput, SequenceInput, SequenceOutput
 from yearling.serving.guided import Guided
 from yearling.serving.request import (
@@ -38,7 +38,7 @@ class Generation:
         detokenizer: Text of the answer, or None without a tokenizer.
         guided: Where the answer stands in its guide, or None without one.
         adapter: What its tokens are computed with beside the model, or None.
-        lookup: Guesses its tokens, or None.
+        pace: How many of its tokens are worth guessing; None where none is.
     """
 
     sequence: TokenSequence
@@ -50,7 +50,7 @@ class Generation:
     detokenizer: Detokenizer | None
     guided: Guided | None = None
     adapter: Adapter | None = None
-    lookup: PromptLookup | None = None
+    pace: Pace | None = None
     _scores: list[TokenLogprob | None] = field(default_factory=lambda: [None])
     _bias: tuple[tuple[int, float], ...] = ()
     _has_penalty: bool = False
@@ -113,11 +113,10 @@ class Generation:
             adapter=adapter,
         )
 
-    def guess(self) -> None:
-        """Guess what follows, no further than the answer may go."""
-        if self.lookup is not None and self.sequence.num_remaining == 1:
-            most = self.max_new_tokens - self.sequence.num_generated - 1
-            self.sequence.guesses = self.lookup.guess(self.sequence.tokens)[:most]
+    @property
+    def most_guesses(self) -> int:
+        """Tokens that the answer may have behind its next."""
+        return self.max_new_tokens - self.sequence.num_generated - 1
 
     def take(self, output: SequenceOutput) -> OutputEvent | None:
         """Use a step's output, after the scheduler advanced; None when there is no news."""

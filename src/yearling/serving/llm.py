@@ -16,7 +16,7 @@ from yearling.core.errors import ConfigError, EngineError, RequestError, Unsuppo
 from yearling.core.messages import Message, parse_messages
 from yearling.serving.admission import AdmissionLimits
 from yearling.serving.beams import Alternatives, Beam, beam_search
-from yearling.serving.engine import EngineStats
+from yearling.serving.engine import Engine, EngineStats
 from yearling.serving.model import ModelOptions, load_executor, load_model, new_engine
 from yearling.serving.request import (
     EmbeddingRequest,
@@ -362,6 +362,8 @@ class LLM:
             if not self._is_closed:
                 self._is_closed = True
                 self._executor.close()
+                if isinstance(self._engine, Engine):
+                    self._engine.close()
                 self._model.checkpoint.close()
 
     def __enter__(self) -> Self:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # a server that only lists its models need not load NumPy and
     from yearling.models.checkpoint import Checkpoint
     from yearling.models.checkpoint.fallback_checkpoint import FallbackCheckpoint
     from yearling.models.tokenizer import Tokenizer
+    from yearling.serving.drafts import Drafter
 
 __all__ = [
     "LoadedExecutor",
@@ -69,6 +70,11 @@ class ModelOptions(Config):
     use_prefix_cache: bool = Field(default=True, description="Reuse what equal prompts computed.")
     speculation: Literal["none", "prompt_lookup"] = Field(
         default="prompt_lookup", description="Where guesses at an answer's tokens come from."
+    )
+    draft_model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A smaller model of the same tokens that guesses instead.",
     )
     max_guesses: int = Field(
         default=7, ge=1, le=63, description="Guesses that a step checks of one answer."
@@ -203,6 +209,12 @@ def load_executor(model: LoadedModel) -> LoadedExecutor:
 def new_engine(model: LoadedModel, executor: LoadedExecutor) -> Engine | EncoderEngine:
     """The engine of a model over its executor; an encoder has one of its own kind."""
     options = model.options
+    if options.draft_model is not None and not executor.takes_guesses:
+        raise ConfigError(
+            f"draft_model={options.draft_model}: {model.name} cannot take back tokens that were "
+            "guessed wrong. Guesses need the native core, and a decoder whose layers all attend "
+            "to the whole text; leave the draft out."
+        )
     if model.embedding_width is not None:
         max_waiting = options.max_waiting
         return EncoderEngine(
@@ -224,11 +236,47 @@ def new_engine(model: LoadedModel, executor: LoadedExecutor) -> Engine | Encoder
             max_step_tokens=step_tokens,
             max_waiting=options.max_waiting,
             use_prefix_cache=options.use_prefix_cache,
-            speculation=options.speculation,
+            speculation="draft_model" if options.draft_model else options.speculation,
             max_guesses=options.max_guesses,
         ),
         vocabulary=model.vocabulary,
+        drafter=None if options.draft_model is None else _draft_of(model, options.draft_model),
     )
+
+
+def _draft_of(model: LoadedModel, name: str) -> "Drafter":
+    from yearling.models.store import ensure
+    from yearling.serving.draft_model import DraftModel
+
+    ensure(name)
+    options = ModelOptions(
+        threads=model.options.threads,
+        max_sequences=model.options.max_guesses,  # no more answers at once are guessed at
+        max_waiting=None,
+        speculation="none",
+    )
+    draft = _load(name, options)
+    if _token_bytes(draft) != _token_bytes(model):
+        raise ConfigError(
+            f"draft_model={name} has other tokens than {model.name}: take a smaller model of the "
+            "same family."
+        )
+    executor = load_executor(draft)
+    engine = new_engine(draft, executor)
+    assert isinstance(engine, Engine), "an encoder has other tokens"
+
+    def close() -> None:
+        executor.close()
+        draft.checkpoint.close()
+
+    return DraftModel(engine, vocabulary=model.vocabulary, close=close)
+
+
+def _token_bytes(model: LoadedModel) -> list[bytes] | None:
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        return None
+    return [tokenizer.token_bytes(token) for token in range(tokenizer.vocabulary_size)]
 
 
 def build_engine(path: str, options: Mapping[str, Any]) -> Engine | EncoderEngine:

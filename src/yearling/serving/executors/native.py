@@ -176,7 +176,7 @@ class NativeExecutor:
         pool = _native.Pool(threads or 0)
         model = compile_program(checkpoint, weights=weights, context=context, threads=pool.threads)
         if kv_type == "auto":
-            half = "bfloat16" if _native.multiplies_bfloats(kernels) else "float16"
+            half: CacheType = "bfloat16" if _native.multiplies_bfloats(kernels) else "float16"
             kv_type = half if model.is_quantized else "float32"
         shapes: tuple[CacheShape, ...] = ()
         if model.needs_whole_prompt:
