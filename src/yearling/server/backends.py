@@ -60,7 +60,8 @@ class Backend:
             }
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"The backend at {self._owner} did not list its models: {type(error).__name__} {error}.\n"
+                f"The backend at {self._owner} did not list its models: "
+                f"{type(error).__name__} {error}.\n"
                 "  Give the address of its API, as in --backend openai:http://127.0.0.1:8080/v1, "
                 "and with --backend-key the key that it demands."
             ) from error
