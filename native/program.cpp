@@ -149,6 +149,7 @@ void Program::finish() {
                         scratch_.scales->floats(), 0};
   scratch_.positions.resize(limits_.step_tokens);
   scratch_.sequence_of.resize(limits_.step_tokens);
+  scratch_.first_tasks.resize(limits_.step_tokens + 1);
   is_finished_ = true;
 }
 

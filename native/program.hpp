@@ -152,6 +152,7 @@ struct Scratch {
   QuantizedRows quantized;
   std::vector<std::size_t> positions;  // per token of the step
   std::vector<std::uint32_t> sequence_of;
+  std::vector<std::size_t> first_tasks;  // of each sequence, in the attention that runs
   std::unique_ptr<LazyMemory> groups, highs, num_highs, scales, working;
   std::unique_ptr<LazyMemory> low_rank;  // [tokens][low_rank_width]
   std::size_t low_rank_width = 0;

@@ -1,7 +1,7 @@
 """`yearling bench options`: what adapters, masks and guesses cost, or bring.
 
 Every line is a ratio of medians of one engine in one process: calls with the option and calls
-without it take turns, on prompts that no call before them had.
+without it take turns; guesses are made on the very prompts that went without.
 """
 
 import json

@@ -72,8 +72,8 @@ template <std::size_t R, std::size_t B>
   }
 }
 
-// values = weights · V for C times sixteen dimensions from d on, the last `count` < 16 of them
-// being all there is. Tokens outside of `seen` may never have been written.
+// values = weights · V for C times sixteen dimensions from d on, or, where C is 1, for `count` of
+// them. Tokens outside of `seen` may never have been written.
 template <std::size_t R, std::size_t C>
 [[gnu::noinline]] void paired_values(const AttentionSplit& split, std::size_t d,
                                      std::size_t count, RowRange seen,

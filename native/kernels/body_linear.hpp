@@ -98,7 +98,8 @@ void quantize_row(const float* in, std::size_t inputs, QuantizedRows rows, std::
   const float scale = scale_of(in, inputs);
   rows.scales[row] = scale;
   // A broken row must not quantise to a sound one, but its scale says it all.
-  const float inverse = scale > 0 && std::isfinite(scale) ? 1.0f / scale : 0.0f;
+  const bool is_usable = scale > 0 && std::isfinite(scale) && std::isfinite(1.0f / scale);
+  const float inverse = is_usable ? 1.0f / scale : 0.0f;
   QuantizedGroup* to = rows.row(row);
   for (std::size_t panel = 0; panel < rows.panels(); ++panel) {
     HighCodes* const first = rows.highs_of(row, panel);

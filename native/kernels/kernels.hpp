@@ -29,7 +29,9 @@ struct HighCodes {
 };
 inline constexpr int kHighUnit = 254;
 inline constexpr float kCodeReach = 5.0f;
-inline constexpr float kMostCode = 32000.0f;  // 254 · 127 and a little less
+inline constexpr float kMostCode = 32000.0f;
+// Cutting a scale's last bits makes codes larger by a 128th at most.
+static_assert(kMostCode * (1.0f + 1.0f / 128) < 127 * (kHighUnit + 1));
 
 // Groups whose weights may be unpacked together. Sums run over a panel's groups, then over its
 // high codes, then over the next panel.
@@ -89,8 +91,8 @@ struct AttentionState {
 
 // Only blocks that some row sees need be there.
 struct AttentionSplit {
-  const void* keys[kSplitBlocks];    // [head_dim][16] each
-  const void* values[kSplitBlocks];  // [16][head_dim] each
+  const void* keys[kSplitBlocks];
+  const void* values[kSplitBlocks];
   std::size_t head_dim;
   float scale;
   // What the thread will probably meet next, block for block, or null: fetched meanwhile.

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <limits>
 #include <span>
-#include <vector>
 
 #include "ops.hpp"
 
@@ -20,9 +19,11 @@ struct WriteKV final : RowOp {
 
   std::optional<RowWork> row_work(const Context& context) const override {
     // Tokens of a block share the lines of its keys: two threads would take them from each other.
-    const bool has_neighbours = context.step.tokens.size() > context.step.sequences.size();
+    // It matters in prompts only, which have blocks to spare.
+    const std::size_t tokens = context.step.tokens.size();
+    const bool is_prompt = tokens >= context.step.sequences.size() + 8 * kBlockTokens;
     return RowWork{Rows::tokens, 4 * cache.kv_heads * cache.head_dim,
-                   has_neighbours ? kBlockTokens : 1};
+                   is_prompt ? kBlockTokens : 1};
   }
   void run_row(Context& context, std::size_t row) const override {
     const Buffer& in = context.buffers[input];
@@ -74,11 +75,12 @@ struct Attention final : Op {
   }
 
   // The first task of each sequence of a step, and the number of all tasks.
-  std::vector<std::size_t> first_tasks(const Context& context) const {
-    std::vector<std::size_t> first{0};
-    first.reserve(context.step.sequences.size() + 1);
-    for (const Sequence& sequence : context.step.sequences) {
-      first.push_back(first.back() + tasks_per_head(sequence) * cache.kv_heads);
+  std::span<const std::size_t> first_tasks(const Context& context) const {
+    const std::size_t count = context.step.sequences.size();
+    const std::span<std::size_t> first(context.scratch.first_tasks.data(), count + 1);
+    first[0] = 0;
+    for (std::size_t s = 0; s < count; ++s) {
+      first[s + 1] = first[s] + tasks_per_head(context.step.sequences[s]) * cache.kv_heads;
     }
     return first;
   }
@@ -299,7 +301,7 @@ struct Attention final : Op {
   }
 
   void run(Context& context) const override {
-    const std::vector<std::size_t> first = first_tasks(context);
+    const std::span<const std::size_t> first = first_tasks(context);
     std::size_t splits = 0;
     for (const Sequence& sequence : context.step.sequences) {
       const RowRange own = splits_between(sequence, sequence.start,

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO
 
@@ -99,14 +101,18 @@ def test_only_our_own_keys_open_the_backend(gateway: LiveServer, key: dict[str, 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--backend", "http://127.0.0.1:9/v1"], "--backend openai:http://"),
+        (["--backend", "http://127.0.0.1:9/v1"], "give the plain address"),
         (["--backend", "openai:http://127.0.0.1:9/v1"], "did not list its models"),
+        (["--backend", "openai:http://me:secret@127.0.0.1:9/v1"], "give the plain address"),
+        (["--backend-key", "sk"], "--backend-key is for --backend"),
     ],
 )
 def test_a_backend_that_is_none_stops_the_start(options: list[str], words: str) -> None:
     ended = subprocess.run([*SERVE, *options], capture_output=True, text=True, timeout=60)
     assert ended.returncode != 0
-    assert words in " ".join((ended.stderr + ended.stdout).replace("│", "").split())
+    said = ended.stderr + ended.stdout
+    assert words in " ".join(said.replace("│", "").split())
+    assert "secret" not in said
 
 
 def test_two_models_of_one_name_stop_the_start(smollm2_path: Path, llama_cpp) -> None:
@@ -115,6 +121,38 @@ def test_two_models_of_one_name_stop_the_start(smollm2_path: Path, llama_cpp) ->
     ended = subprocess.run([*SERVE, *options], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 1
     assert "two models would be called 'elsewhere'" in ended.stderr
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Lists a model to everybody, sends one path elsewhere, and lets nobody in."""
+
+    def do_GET(self) -> None:
+        content = b'{"data": [{"id": "locked", "created": null}]}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_POST(self) -> None:
+        self.send_response(307 if self.path.endswith("/embeddings") else 401)
+        self.send_header("Location", "http://127.0.0.1:9/")
+        self.send_header("Content-Length", "18")
+        self.end_headers()
+        self.wfile.write(b"wrong key: sk-back")
+
+
+def test_a_backend_that_refuses_us_is_not_our_clients_fault() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as backend:
+        threading.Thread(target=backend.serve_forever, daemon=True).start()
+        address = f"openai:http://127.0.0.1:{backend.server_port}/v1"
+        with started([*SERVE, "--backend", address], seconds=60) as live:
+            for path, field in (("/v1/completions", "prompt"), ("/v1/embeddings", "input")):
+                status, said = live.json(path, {"model": "locked", field: "a"})
+                assert (status, said["error"]["code"]) == (502, "backend_refused")
+                assert "sk-back" not in str(said)
+            status, said = live.json("/v1/completions", {"model": "nowhere", "prompt": "a"})
+            assert (status, "there is locked" in said["error"]["message"]) == (404, True)
+        backend.shutdown()
 
 
 def test_a_dead_backend_is_told_and_costs_the_others_nothing(

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,40 @@ def test_a_draft_model_that_fails_or_has_no_room_costs_guesses_only() -> None:
         (given,) = drive(engine, make_request(PROMPTS[0], max_tokens=40))
         assert given.tokens == answer
         assert 0 < engine.stats().guessed_tokens < 40
+
+
+def test_a_text_with_a_token_that_the_draft_lacks_goes_on_without_guesses() -> None:
+    draft_engine = make_engine()
+    draft_engine.limits = replace(draft_engine.limits, vocabulary=200)
+    draft = DraftModel(draft_engine, vocabulary=258, close=lambda: None)
+    engine = drafted_engine(draft)
+    odd, plain = [250, *PROMPTS[0]], [t % 200 for t in PROMPTS[1]]
+    answers = drive(engine, make_request(odd, max_tokens=20), make_request(plain, max_tokens=20))
+    assert [a.tokens for a in answers] == [true_answer(odd, 20), true_answer(plain, 20)]
+    assert engine.error is None
+
+
+def test_no_more_is_drafted_than_is_checked() -> None:
+    draft = draft_of(DraftModel)
+    engine = drafted_engine(draft)
+    drive(engine, *(make_request(prompt, max_tokens=60) for prompt in PROMPTS[:5]))
+    checked, drafted = engine.stats().guessed_tokens, draft._engine.stats().generated_tokens
+    assert 0 < drafted <= 1.2 * checked
+
+
+def test_a_long_text_is_read_over_several_steps() -> None:
+    draft = DraftModel(make_engine(max_step_tokens=16), vocabulary=258, close=lambda: None)
+    prompt = [t % 251 for t in range(900)]
+    engine = drafted_engine(draft, max_guesses=4)
+    (given,) = drive(engine, make_request(prompt, max_tokens=60))
+    assert given.tokens == true_answer(prompt, 60)
+    assert engine.stats().accepted_tokens > 10
+    assert draft._engine.stats().num_running == 0
+
+
+def test_contradicting_options_are_refused(smollm2_path: Path) -> None:
+    with pytest.raises(ConfigError, match="contradict"):
+        LLM(smollm2_path, speculation="none", draft_model=str(smollm2_path))
 
 
 def test_tokens_that_only_the_draft_knows_are_no_guesses() -> None:

@@ -114,6 +114,8 @@ def serve(
     """Serve models over OpenAI's HTTP API, with a chat page."""
     from yearling.core.environment import read_variable
 
+    if backend_key is not None and not backend:
+        raise typer.BadParameter("--backend-key is for --backend: give that as well.")
     key = read_variable("YEARLING_API_KEY")
     given = {
         "models": model,
@@ -149,9 +151,11 @@ def serve(
 
 def _backend(text: str, key: str | None) -> dict[str, str]:
     kind, _, url = text.partition(":")
-    if kind != "openai" or not url.startswith(("http://", "https://")):
+    is_address = url.startswith(("http://", "https://")) and not set(url) & set("@?# ")
+    if kind != "openai" or not is_address:  # not repeated: it may hold a password
         raise typer.BadParameter(
-            f"{text!r}: give the address of an API, as in --backend openai:http://gpu-box:8000/v1."
+            "give the plain address of an API, as in --backend openai:http://gpu-box:8000/v1, and "
+            "its key as --backend-key."
         )
     return {"url": url} if key is None else {"url": url, "key": key}
 

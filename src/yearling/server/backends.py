@@ -1,17 +1,19 @@
 """Models of another server that speaks OpenAI's API, behind this one's address, keys and page.
 
-A request for one of them goes there as it came, and the answer comes back as it is: which fields
-are known is the other server's to say. This one adds what it demands of everybody: its keys, its
+A request's body goes there, field by field, and the answer comes back as it is: which fields are
+known is the other server's to say. This one adds what it demands of everybody: its keys, its
 hosts, its bounds on bodies.
 """
 
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from yearling.core.errors import ConfigError
 from yearling.server.config import BackendSettings
@@ -22,9 +24,15 @@ from yearling.wire.openai.models import model_object
 
 __all__ = ["Backend"]
 
+_log = logging.getLogger(__name__)
+
 _PREFIX = "/v1"
-# A long prompt may take minutes to its first token; nothing else may.
+# A long prompt may take minutes to its first token.
 _PATIENCE = httpx.Timeout(10, read=600)
+_LISTING_SECONDS = 10
+# How many requests may be open is the backend's to say.
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32)
+_REFUSALS = frozenset({401, 403, 407})
 _KEPT_HEADERS = ("content-type", "retry-after")
 
 
@@ -35,15 +43,18 @@ class Backend:
         settings: Its address and key.
 
     Attributes:
+        owner: Whose its models are.
         models: Its models by name, as the list of models shows them; known after the start.
     """
 
     def __init__(self, settings: BackendSettings) -> None:
-        self._url, self._owner = settings.url.rstrip("/"), settings.owner
+        self._url, self.owner = settings.url.rstrip("/"), settings.owner
         key = settings.key
         headers = {} if key is None else {"authorization": f"Bearer {key.get_secret_value()}"}
         # Surroundings must not decide where prompts go: no proxies or keys from variables.
-        self._client = httpx.AsyncClient(headers=headers, timeout=_PATIENCE, trust_env=False)
+        self._client = httpx.AsyncClient(
+            headers=headers, timeout=_PATIENCE, trust_env=False, limits=_LIMITS
+        )
         self.models: Mapping[str, dict[str, Any]] = {}
 
     async def start(self) -> None:
@@ -53,14 +64,14 @@ class Backend:
             ConfigError: it does not answer as OpenAI's API does.
         """
         try:
-            reply = await self._client.get(f"{self._url}/models")
+            reply = await self._client.get(f"{self._url}/models", timeout=_LISTING_SECONDS)
             reply.raise_for_status()
             self.models = {
                 str(entry["id"]): self._described(entry) for entry in reply.json()["data"]
             }
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"The backend at {self._owner} did not list its models: "
+                f"The backend at {self.owner} did not list its models: "
                 f"{type(error).__name__} {error}.\n"
                 "  Give the address of its API, as in --backend openai:http://127.0.0.1:8080/v1, "
                 "and with --backend-key the key that it demands."
@@ -89,21 +100,31 @@ class Backend:
         )
         try:
             reply = await unless_client_leaves(request, self._client.send(outgoing, stream=True))
+            if reply.is_redirect or reply.status_code in _REFUSALS:
+                await reply.aclose()
+                raise HttpError(self._refused(reply.status_code))
             headers = {name: reply.headers[name] for name in _KEPT_HEADERS if name in reply.headers}
             if reply.headers.get("content-type", "").startswith("text/event-stream"):
-                return StreamingResponse(_pieces(reply), reply.status_code, headers)
+                return _Passed(reply, headers)
             content = await unless_client_leaves(request, _whole(reply))
         except httpx.HTTPError as error:
             raise HttpError(self._unreachable(error)) from error
         return Response(content, reply.status_code, headers)
 
     def _described(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        context = entry.get("max_model_len")
+        context, created = entry.get("max_model_len"), entry.get("created")
         return model_object(
             str(entry["id"]),
-            created=int(entry.get("created", 0)),
+            created=created if isinstance(created, int) else 0,
             context_tokens=context if isinstance(context, int) else None,
-            owner=self._owner,
+            owner=self.owner,
+        )
+
+    def _refused(self, status: int) -> ErrorReply:
+        """What a client is told when the backend refuses us: that is nothing it can mend."""
+        _log.error("the backend at %s answered %d: is --backend-key right?", self.owner, status)
+        return ErrorReply(
+            502, "The backend of this model refused us.", "server_error", "backend_refused"
         )
 
     def _unreachable(self, error: httpx.HTTPError) -> ErrorReply:
@@ -115,6 +136,20 @@ class Backend:
         )
 
 
+class _Passed(StreamingResponse):
+    """A stream as it comes; closed, and with it the backend's work, however it ends."""
+
+    def __init__(self, reply: httpx.Response, headers: Mapping[str, str]) -> None:
+        super().__init__(_pieces(reply), reply.status_code, headers)
+        self._reply = reply
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._reply.aclose()
+
+
 async def _whole(reply: httpx.Response) -> bytes:
     try:
         return await reply.aread()
@@ -123,7 +158,6 @@ async def _whole(reply: httpx.Response) -> bytes:
 
 
 async def _pieces(reply: httpx.Response) -> AsyncIterator[bytes]:
-    """The stream as it comes; closed, and with it the backend's work, when the client leaves."""
     try:
         async for piece in reply.aiter_bytes():
             yield piece
@@ -133,5 +167,3 @@ async def _pieces(reply: httpx.Response) -> AsyncIterator[bytes]:
             "backend_unreachable",
         )  # fmt: skip
         yield f"data: {json.dumps(said.payload())}\n\n".encode()
-    finally:
-        await reply.aclose()

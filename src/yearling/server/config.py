@@ -66,7 +66,8 @@ class BackendSettings(Config):
     """Another server whose models are served here as well."""
 
     url: str = Field(
-        pattern=r"^https?://[^\s]+$", description="Of its API, as in http://gpu-box:8000/v1."
+        pattern=r"^https?://[^\s@?#]+$",
+        description="Of its API, as in http://gpu-box:8000/v1; without a user, question or mark.",
     )
     key: SecretStr | None = Field(default=None, description="That it demands.")
 
@@ -74,10 +75,10 @@ class BackendSettings(Config):
     def owner(self) -> str:
         """Whose its models are: its host and port.
 
-        >>> BackendSettings(url="http://me:secret@gpu-box:8000/v1").owner
+        >>> BackendSettings(url="http://gpu-box:8000/v1").owner
         'gpu-box:8000'
         """
-        return urlsplit(self.url).netloc.rpartition("@")[2]
+        return urlsplit(self.url).netloc
 
 
 class ServeSettings(Config):

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yearling import __version__
-from yearling.core.errors import ModelError
+from yearling.core.errors import ConfigError, ModelError
 from yearling.models.store import resolve
-from yearling.server.config import BackendSettings, LoraSettings, ServerConfig, ServeSettings
+from yearling.server.config import LoraSettings, ServerConfig, ServeSettings
 from yearling.serving.async_engine import AsyncEngine
 from yearling.serving.model import load_model
 from yearling.serving.worker import ModelWorker, RestartPolicy
@@ -44,7 +44,7 @@ async def serve(
     Raises:
         YearlingError: a model cannot be found or loaded.
     """
-    backends = await _started(settings.backends)
+    backends = await _started(settings)
     options = settings.engine.model_dump()
     # A model on demand that crashed is loaded again when it is asked for, where there is room.
     policy = RestartPolicy(max_crashes=0) if settings.is_on_demand else None
@@ -75,6 +75,7 @@ async def serve(
         ]
     except BaseException:
         await _stop(engines, starting)
+        await asyncio.gather(*(backend.close() for backend in backends))
         raise
     return await serve_models(
         models, starting, settings.server, listener=listener, on_ready=on_ready, backends=backends
@@ -116,13 +117,27 @@ async def serve_models(
         await asyncio.gather(*(backend.close() for backend in backends))
 
 
-async def _started(settings: "Sequence[BackendSettings]") -> "list[Backend]":
-    if not settings:
+async def _started(settings: ServeSettings) -> "list[Backend]":
+    """The backends, once they have told their models; no name may stand for two."""
+    if not settings.backends:
         return []
     from yearling.server.backends import Backend
 
-    backends = [Backend(one) for one in settings]
-    await asyncio.gather(*(backend.start() for backend in backends))
+    backends = [Backend(one) for one in settings.backends]
+    try:
+        await asyncio.gather(*(backend.start() for backend in backends))
+        taken = {*settings.names, *(lora.name for lora in settings.loras)}
+        for backend in backends:
+            if twice := taken.intersection(backend.models):
+                raise ConfigError(
+                    f"two models would be called {min(twice)!r}, one of them of the backend at "
+                    f"{backend.owner}. A model of this machine takes another name by "
+                    "--served-model-name; of two backends with one model, leave one out."
+                )
+            taken.update(backend.models)
+    except BaseException:
+        await asyncio.gather(*(backend.close() for backend in backends))
+        raise
     return backends
 
 

@@ -246,6 +246,7 @@ class ServedModels:
             )
         if name not in self._models:
             raise ModelNotFoundError(
-                f"The model {name[:64]!r} is not served here; there is {', '.join(self._models)}."
+                f"The model {name[:64]!r} is not served here; there is "
+                f"{', '.join([*self._models, *sorted(self._elsewhere)])}."
             )
         return self._models[name]

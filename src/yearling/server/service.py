@@ -1,11 +1,10 @@
 """What every route shares: models, access, limits, metrics, and whether the server drains."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from yearling.core.errors import ConfigError
 from yearling.server.access import Access
 from yearling.server.config import ServerConfig
 from yearling.server.errors import HttpError
@@ -38,7 +37,7 @@ class Service:
         config: ServerConfig,
         backends: "Sequence[Backend]" = (),
     ) -> None:
-        self.backends = _by_model(backends, {model.name for model in models})
+        self.backends = {name: backend for backend in backends for name in backend.models}
         self.models = ServedModels(models, elsewhere=self.backends.keys())
         self.config = config
         self.limits = config.limits
@@ -92,16 +91,3 @@ class Service:
         """End every running generation with an error its client sees."""
         for generation in self._running:
             generation.fail(HttpError(self.draining_reply()))
-
-
-def _by_model(backends: "Sequence[Backend]", taken: Collection[str]) -> "dict[str, Backend]":
-    found: dict[str, Backend] = {}
-    for backend in backends:
-        for name in backend.models:
-            if name in taken or name in found:
-                raise ConfigError(
-                    f"two models would be called {name!r}, one of them a backend's: give the "
-                    "other one a name of its own with --served-model-name."
-                )
-            found[name] = backend
-    return found

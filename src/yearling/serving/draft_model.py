@@ -12,7 +12,9 @@ choice decides, which keeps its bits.
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
+from yearling.core.errors import RequestError
 from yearling.serving.engine import Engine
 from yearling.serving.request import GenerationRequest, SamplingParams
 
@@ -48,14 +50,23 @@ class DraftModel:
         if self._is_broken:
             return {}
         for request_id, (tokens, count) in wanted.items():
-            if count > 0 and len(tokens) + count <= context:
-                sampling = SamplingParams(temperature=0, max_tokens=count, ignore_eos=True)
-                # Each answer is an account of its own: what is cached is found again by it alone.
-                engine.add(GenerationRequest(request_id, tokens, sampling, salt=request_id))
+            if count <= 0 or len(tokens) + count > context:
+                continue
+            sampling = SamplingParams(temperature=0, max_tokens=count, ignore_eos=True)
+            # Each answer is an account of its own: what is cached is found again by it alone.
+            request = GenerationRequest(request_id, tokens, sampling, salt=request_id)
+            with suppress(RequestError):  # it holds a token that the draft does not know
+                engine.add(request)
         found: dict[str, list[int]] = defaultdict(list)
+        # A long text is read over several calls, or others would wait for it: what was read of it
+        # is found again.
+        steps = 1 + max((count for _, count in wanted.values()), default=0)
         while engine.has_work:
             for event in engine.step():
                 found[event.request_id].extend(event.tokens)
+            steps -= 1
+            if steps == 0:
+                engine.cancel_all()
         if engine.error is not None:
             self._is_broken = True
             _log.warning("the draft model guesses no more: %s", engine.error)

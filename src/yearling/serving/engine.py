@@ -313,10 +313,17 @@ class Engine:
                 guessed = lookup.guess(generation.sequence.tokens)
                 generation.sequence.guesses = guessed[: generation.most_guesses]
             return
+        left = self._config.max_guesses + 1 - len(self._scheduler.running)
+        if left <= 0 or self._scheduler.waiting:  # the scheduler would check none
+            return
+        share = max(1, left // max(1, len(waiting)))
         found = self._drafter.guess(
             {
-                g.sequence.request_id: (g.sequence.tokens, min(p.next_length(), g.most_guesses))
-                for g, p in waiting
+                g.sequence.request_id: (
+                    g.sequence.tokens,
+                    min(p.next_length(), g.most_guesses, share),
+                )
+                for g, p in waiting[:left]
             }
         )
         for generation, _ in waiting:

@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import count
 from numbers import Integral
@@ -104,8 +105,12 @@ class LLM:
 
         ensure(str(path))
         self._model = load_model(path, _options(executor=executor, weights=weights, **options))
-        self._executor = load_executor(self._model)
-        self._engine = new_engine(self._model, self._executor)
+        with ExitStack() as opened:
+            opened.callback(self._model.checkpoint.close)
+            self._executor = load_executor(self._model)
+            opened.callback(self._executor.close)
+            self._engine = new_engine(self._model, self._executor)
+            opened.pop_all()
         self._lock = threading.Lock()
         self._inboxes: dict[str, deque[OutputEvent]] = {}
         self._abandoned: deque[str] = deque()

@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+_DRAFT_STEP_TOKENS = 256  # it reads while others wait
 
 
 class ModelOptions(Config):
@@ -209,6 +210,11 @@ def load_executor(model: LoadedModel) -> LoadedExecutor:
 def new_engine(model: LoadedModel, executor: LoadedExecutor) -> Engine | EncoderEngine:
     """The engine of a model over its executor; an encoder has one of its own kind."""
     options = model.options
+    if options.draft_model is not None and options.speculation == "none":
+        raise ConfigError(
+            f"speculation=none and draft_model={options.draft_model} contradict each other: leave "
+            "one of them out."
+        )
     if options.draft_model is not None and not executor.takes_guesses:
         raise ConfigError(
             f"draft_model={options.draft_model}: {model.name} cannot take back tokens that were "
@@ -252,31 +258,39 @@ def _draft_of(model: LoadedModel, name: str) -> "Drafter":
     options = ModelOptions(
         threads=model.options.threads,
         max_sequences=model.options.max_guesses,  # no more answers at once are guessed at
+        max_step_tokens=_DRAFT_STEP_TOKENS,
         max_waiting=None,
         speculation="none",
     )
     draft = _load(name, options)
-    if _token_bytes(draft) != _token_bytes(model):
-        raise ConfigError(
-            f"draft_model={name} has other tokens than {model.name}: take a smaller model of the "
-            "same family."
-        )
-    executor = load_executor(draft)
-    engine = new_engine(draft, executor)
-    assert isinstance(engine, Engine), "an encoder has other tokens"
+    context = min(draft.context, model.context)
+    draft = replace(draft, context=context)
+    with ExitStack() as opened:
+        opened.callback(draft.checkpoint.close)
+        if not _has_same_tokens(draft, model):
+            raise ConfigError(
+                f"draft_model={name} has other tokens than {model.name}: take a smaller model of "
+                "the same family."
+            )
+        executor = load_executor(draft)
+        opened.callback(executor.close)
+        engine = new_engine(draft, executor)
+        if not isinstance(engine, Engine) or not executor.can_share_prefixes:
+            raise ConfigError(
+                f"draft_model={name} cannot go on from what it has read: take a decoder without "
+                "states."
+            )
+        return DraftModel(engine, vocabulary=model.vocabulary, close=opened.pop_all().close)
 
-    def close() -> None:
-        executor.close()
-        draft.checkpoint.close()
 
-    return DraftModel(engine, vocabulary=model.vocabulary, close=close)
-
-
-def _token_bytes(model: LoadedModel) -> list[bytes] | None:
-    tokenizer = model.tokenizer
-    if tokenizer is None:
-        return None
-    return [tokenizer.token_bytes(token) for token in range(tokenizer.vocabulary_size)]
+def _has_same_tokens(draft: LoadedModel, model: LoadedModel) -> bool:
+    ours, theirs = model.tokenizer, draft.tokenizer
+    if ours is None or theirs is None or ours.vocabulary_size != theirs.vocabulary_size:
+        return False
+    return all(
+        ours.token_bytes(token) == theirs.token_bytes(token)
+        for token in range(ours.vocabulary_size)
+    )
 
 
 def build_engine(path: str, options: Mapping[str, Any]) -> Engine | EncoderEngine:
