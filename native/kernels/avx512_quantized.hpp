@@ -131,8 +131,9 @@ struct Panel {
 };
 
 template <typename Group, std::size_t R, std::size_t C, typename Weights>
-[[gnu::always_inline]] inline void add_group(Totals<R, C>& total, const Weights& weights, std::size_t group,
-                      const QuantizedGroup* inputs, std::size_t stride) {
+[[gnu::always_inline]] inline void add_group(Totals<R, C>& total, const Weights& weights,
+                                             std::size_t group, const QuantizedGroup* inputs,
+                                             std::size_t stride) {
   __m512i sums[R][C];
 #pragma GCC unroll 16
   for (std::size_t r = 0; r < R; ++r) {
@@ -290,7 +291,7 @@ void many_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, R
       unpacked.fill(packed.at(first), std::min(in.row_groups - first, kPanelGroups));
       for_row_blocks<kPanelRows>(rows, [&]<std::size_t R>(std::size_t row) {
         auto& total = reinterpret_cast<Totals<R, C>&>(totals[row - rows.begin]);
-        add_panel<Group, R, C>(total, unpacked, in, row, panel, 
+        add_panel<Group, R, C>(total, unpacked, in, row, panel,
                                [&] { ahead.step(2 * C * sizeof(Group)); });
         if (panel + 1 == in.panels()) {
           store_rows<R, C>(total, {tile * kTile, columns}, in, row, out);

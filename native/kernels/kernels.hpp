@@ -177,7 +177,8 @@ struct Kernels {
   void (*scan)(const ScanTask& task);
 
   // States of up to kAttentionRows rows over the keys of a split that each sees; [0] float32, [1]
-  // float16, [2] bfloat16. `queries` is [head_dim][kAttentionRows]; `bends` has one per row, or is null.
+  // float16, [2] bfloat16. `queries` is [head_dim][kAttentionRows]; `bends` has one per row,
+  // or is null.
   void (*attend[3])(const AttentionSplit& split, const float* queries, const KeyRange* keys,
                     const ScoreBend* bends, std::size_t rows, AttentionState* states);
   void (*write_key[3])(const float* key, std::size_t head_dim, void* keys, std::size_t token);

@@ -15,7 +15,9 @@ constexpr std::size_t kUpdateWork = 16;  // floats of an adapter that a row meet
 
 std::size_t tiles_per_chunk(const Linear& weights) {
   const std::size_t tiles = kChunkBytes / weights.tile_bytes();
-  if (weights.is_quantized()) return std::max(kQuantizedTiles, tiles / kQuantizedTiles * kQuantizedTiles);
+  if (weights.is_quantized()) {
+    return std::max(kQuantizedTiles, tiles / kQuantizedTiles * kQuantizedTiles);
+  }
   return (std::max<std::size_t>(1, tiles) + kFloatTiles - 1) / kFloatTiles * kFloatTiles;
 }
 
