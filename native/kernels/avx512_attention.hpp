@@ -125,6 +125,9 @@ void attend_bfloats(const AttentionSplit& split, const float* queries, const Key
     for (; block + kTogether <= seen.blocks.end; block += kTogether) {
       paired_scores<R, kTogether>(split, block, paired, row, scores + row);
     }
+    for (; block + 2 <= seen.blocks.end; block += 2) {
+      paired_scores<R, 2>(split, block, paired, row, scores + row);
+    }
     for (; block < seen.blocks.end; ++block) {
       paired_scores<R, 1>(split, block, paired, row, scores + row);
     }

@@ -182,10 +182,9 @@ template <typename Group, std::size_t R, std::size_t C, typename Weights>
 template <typename Group, std::size_t C, typename Weights>
 inline void add_highs(__m512 (&total)[C], const Weights& weights, const QuantizedRows& in,
                       std::size_t row, std::size_t panel) {
-  __m512 sum[C] = {};
-  const HighCodes* highs = in.highs_of(row, panel);
-  for (std::uint32_t i = 0; i < in.num_highs_of(row, panel); ++i) {
-    const HighCodes& high = highs[i];
+  // In turn to two sums: one alone would wait for each addition.
+  __m512 sums[2][C] = {};
+  const auto add = [&](const HighCodes& high, __m512 (&sum)[C]) {
     const __m512i codes = four_inputs(high.codes);
 #pragma GCC unroll 16
     for (std::size_t c = 0; c < C; ++c) {
@@ -194,10 +193,19 @@ inline void add_highs(__m512 (&total)[C], const Weights& weights, const Quantize
       sum[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products),
                                weights.scale(c, high.four / kGroupFours), sum[c]);
     }
+  };
+  const HighCodes* high = in.highs_of(row, panel);
+  const HighCodes* const end = high + in.num_highs_of(row, panel);
+  for (; end - high >= 2; high += 2) {
+    add(high[0], sums[0]);
+    add(high[1], sums[1]);
   }
+  if (high != end) add(*high, sums[0]);
   const __m512 unit = _mm512_set1_ps(static_cast<float>(kHighUnit));
 #pragma GCC unroll 16
-  for (std::size_t c = 0; c < C; ++c) total[c] = _mm512_fmadd_ps(sum[c], unit, total[c]);
+  for (std::size_t c = 0; c < C; ++c) {
+    total[c] = _mm512_fmadd_ps(_mm512_add_ps(sums[0][c], sums[1][c]), unit, total[c]);
+  }
 }
 
 // Not inlined: GCC keeps the sums in registers only where nothing else wants them.

@@ -21,13 +21,13 @@ inline Lanes products_of(const Int8Group& group, const HighCodes& high) {
 template <typename Group>
 inline Lanes add_highs(Lanes total, const Group* groups, const QuantizedRows& in, std::size_t row,
                        std::size_t panel) {
-  Lanes sum = broadcast(0.0f);
+  Lanes sums[2] = {};  // in turn
   const HighCodes* highs = in.highs_of(row, panel);
   for (std::uint32_t i = 0; i < in.num_highs_of(row, panel); ++i) {
     const Group& group = groups[highs[i].four / kGroupFours];
-    sum = fma(products_of(group, highs[i]), scales_of(group), sum);
+    sums[i % 2] = fma(products_of(group, highs[i]), scales_of(group), sums[i % 2]);
   }
-  return fma(sum, broadcast(static_cast<float>(kHighUnit)), total);
+  return fma(sums[0] + sums[1], broadcast(static_cast<float>(kHighUnit)), total);
 }
 
 template <std::size_t R>

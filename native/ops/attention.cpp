@@ -197,7 +197,7 @@ struct Attention final : Op {
       const std::size_t head = task.kv_head * shared() + number % shared();
       float* to = out.row(row) + head * cache.head_dim;
       const AttentionState& state = states.rows[pair];
-      for (std::size_t d = 0; d < cache.head_dim; ++d) to[d] = state.values[d] / state.sum;
+      context.kernels.scale(state.values, 1.0f / state.sum, cache.head_dim, to);
     }
   }
 
