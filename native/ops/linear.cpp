@@ -10,13 +10,17 @@ namespace {
 constexpr std::size_t kChunkBytes = 24 * 1024;
 constexpr std::size_t kFloatTiles = 8;
 constexpr std::size_t kQuantizedTiles = 4;  // as many as the widest kernels take at a time
+constexpr std::size_t kManyChunks = 32;
 constexpr std::size_t kUpdateTiles = 64, kUpdateRows = 8;
 constexpr std::size_t kUpdateWork = 16;  // floats of an adapter that a row meets per input, about
 
 std::size_t tiles_per_chunk(const Linear& weights) {
   const std::size_t tiles = kChunkBytes / weights.tile_bytes();
   if (weights.is_quantized()) {
-    return std::max(kQuantizedTiles, tiles / kQuantizedTiles * kQuantizedTiles);
+    // Small matrices are cut finely, or one thread would wait for another's last chunk.
+    const bool is_small = weights.tiles() < kManyChunks * tiles;
+    return is_small ? kQuantizedTiles
+                    : std::max(kQuantizedTiles, tiles / kQuantizedTiles * kQuantizedTiles);
   }
   return (std::max<std::size_t>(1, tiles) + kFloatTiles - 1) / kFloatTiles * kFloatTiles;
 }
