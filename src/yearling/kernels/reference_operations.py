@@ -30,7 +30,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
 Ints = NDArray[np.int64]
-_CODE_REACH = 5
+_CODE_REACH = 4
 _MOST_CODE = 32_000
 _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
@@ -42,7 +42,7 @@ def _floats(values: npt.ArrayLike) -> Floats:
 def quantised_rows(values: Floats) -> Floats:
     """Round inputs (rows, inputs) to multiples of their row's scale.
 
-    The scale is a 127th of five times the row's mean magnitude, or a 32,000th of its largest
+    The scale is a 127th of four times the row's mean magnitude, or a 32,000th of its largest
     magnitude if that is more, with the last 16 bits of its float32 cut off.
     """
     magnitudes = np.abs(values).astype(np.float32)
