@@ -416,6 +416,7 @@ def _mutate(content: bytes, header: int, mutations: list[tuple[str, float, bytes
 
 
 def _load_or_refuse(path: Path) -> None:
+    """Pass when it loads, or is refused by an error of ours; any other one fails the test."""
     try:
         load_checkpoint(path)
     except YearlingError:

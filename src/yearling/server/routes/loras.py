@@ -27,7 +27,6 @@ async def load_lora_adapter(request: Request) -> Response:
     base = wanted.base_model_name or next((model.name for model in service.models), None)
     if base is None:
         raise RequestError("no model of this server takes adapters: they are all of others.")
-    service.models.get(base)
     folder = Path(wanted.lora_path)
     service.models.get(base).check_ready()
     async with service.changing_adapters:  # of two that want one name, the second is refused
