@@ -87,6 +87,16 @@ def test_theme_follows_the_system_until_chosen(open_chat: OpenChat) -> None:
     expect_background(chat, LIGHT)
 
 
+def test_models_that_arrive_before_effects_run_are_shown(chat: ChatPage) -> None:
+    # Preact runs effects in a timeout after a frame: make it come later than the server's answer.
+    chat.page.add_init_script(
+        "const later = window.setTimeout;"
+        "window.setTimeout = (work, wait = 0, ...rest) => later(work, wait + 1500, ...rest);"
+    )
+    chat.reload()
+    expect(chat.picker).to_be_enabled(timeout=5_000)
+
+
 def test_picked_model_answers_and_stays(chat: ChatPage) -> None:
     expect(chat.picker.locator("option")).to_have_text(SERVED_NAMES)
     assert chat.ask("Hello")

@@ -14,7 +14,8 @@ import { Toast } from "./toast.js";
 
 export function Root({ store, actions, t, language }) {
   const [state, setState] = useState(store.get());
-  useEffect(() => store.subscribe(setState), [store]);
+  // Before the first frame: news between the drawing and a later subscription would be lost.
+  useLayoutEffect(() => store.subscribe(setState), [store]);
   useShortcuts(store, actions);
   const page = useMemo(() => ({ actions, t, language }), [actions, t, language]);
   const { settings } = state;
