@@ -210,7 +210,7 @@ inline void add_highs(__m512 (&total)[C], const Weights& weights, const Quantize
 
 // Not inlined: GCC keeps the sums in registers only where nothing else wants them.
 template <typename Group, std::size_t R, std::size_t C, typename Weights, typename Meanwhile>
-[[gnu::noinline]] void add_panel(Totals<R, C>& total, const Weights& weights,
+[[gnu::noinline]] void add_panel(__m512 (*total)[C], const Weights& weights,
                                  const QuantizedRows& in, std::size_t row, std::size_t panel,
                                  Meanwhile&& meanwhile) {
   const QuantizedGroup* inputs = in.row(row) + panel * kPanelGroups;
@@ -235,7 +235,7 @@ template <typename Group, std::size_t R, std::size_t C, typename Weights, typena
 
 // Columns [first, end) of the output, of which the first C times sixteen are at hand.
 template <std::size_t R, std::size_t C>
-inline void store_rows(const Totals<R, C>& total, RowRange columns, const QuantizedRows& in,
+inline void store_rows(const __m512 (*total)[C], RowRange columns, const QuantizedRows& in,
                        std::size_t row, const LinearOutput& out) {
   for (std::size_t c = 0; c < C; ++c) {
     const std::size_t first = columns.begin + c * kColumns;
@@ -298,7 +298,7 @@ void many_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, R
       const std::size_t first = panel * kPanelGroups;
       unpacked.fill(packed.at(first), std::min(in.row_groups - first, kPanelGroups));
       for_row_blocks<kPanelRows>(rows, [&]<std::size_t R>(std::size_t row) {
-        auto& total = reinterpret_cast<Totals<R, C>&>(totals[row - rows.begin]);
+        auto* const total = totals + (row - rows.begin);
         add_panel<Group, R, C>(total, unpacked, in, row, panel,
                                [&] { ahead.step(2 * C * sizeof(Group)); });
         if (panel + 1 == in.panels()) {
