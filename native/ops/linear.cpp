@@ -11,7 +11,6 @@ constexpr std::size_t kChunkBytes = 24 * 1024;
 constexpr std::size_t kFloatTiles = 8;
 constexpr std::size_t kQuantizedTiles = 4;  // as many as the widest kernels take at a time
 constexpr std::size_t kManyChunks = 32;
-constexpr std::size_t kUpdateTiles = 64, kUpdateRows = 8;
 constexpr std::size_t kUpdateWork = 16;  // floats of an adapter that a row meets per input, about
 
 std::size_t tiles_per_chunk(const Linear& weights) {
@@ -65,9 +64,14 @@ struct LinearOp final : Op {
     const LinearOutput to{out.row(0) + column, out.columns, bias.empty() ? nullptr : bias.data(),
                           accumulates};
     const LinearWork work(*weights, in.row(0), in.columns, quantized_in(context), {0, rows}, to);
-    context.pool.parallel_for(work.chunks(),
-                              [&](std::size_t chunk) { work.run(context, chunk); });
-    if (is_updated(context)) add_updates(context, rows, to);
+    const bool has_updates = is_updated(context);
+    context.pool.parallel_for(work.chunks(), [&](std::size_t chunk) {
+      const RowRange tiles = work.tiles(chunk), own = work.rows(chunk);
+      const RowRange next{tiles.end, 2 * tiles.end - tiles.begin};
+      if (has_updates) fetch_updates(context, next, own);
+      work.run(context, chunk);
+      if (has_updates) add_updates(context, tiles, own, to);
+    });
   }
 
   // ---- adapters ----
@@ -114,14 +118,20 @@ struct LinearOp final : Op {
     return {begin - first, end - first};
   }
 
-  void add_updates(const Context& context, std::size_t rows, const LinearOutput& out) const {
-    const std::size_t tile_chunks = (weights->tiles() + kUpdateTiles - 1) / kUpdateTiles;
-    const std::size_t row_chunks = (rows + kUpdateRows - 1) / kUpdateRows;
-    context.pool.parallel_for(row_chunks * tile_chunks, [&](std::size_t chunk) {
-      const std::size_t row = chunk / tile_chunks * kUpdateRows;
-      const std::size_t tile = chunk % tile_chunks * kUpdateTiles;
-      add_updates(context, {tile, tile + kUpdateTiles}, {row, std::min(rows, row + kUpdateRows)},
-                  out);
+  // Asks for second matrices, which come while the layer's own product is made: one after the other
+  // in memory for each adapter, but in short pieces, of which the processor foresees none.
+  void fetch_updates(const Context& context, RowRange tiles, RowRange rows) const {
+    constexpr std::size_t kLine = 64;
+    for_updates(context, rows, [&](const LowRank& update, RowRange) {
+      for (const LowRankPart& part : update.parts) {
+        const RowRange own = tiles_within(part, tiles);
+        const std::byte* const end = part.second->tile(own.end);
+        for (const std::byte* line = part.second->tile(own.begin); line < end; line += kLine) {
+          __builtin_prefetch(line);
+          // Without an effect that it knows of, GCC 12 takes the whole walk away.
+          asm volatile("" : : "r"(line));
+        }
+      }
     });
   }
 
@@ -154,16 +164,22 @@ LinearWork::LinearWork(const Linear& weights, const float* in, std::size_t in_st
       tile_chunks_((weights.tiles() + chunk_tiles_ - 1) / chunk_tiles_),
       row_chunks_((rows.end - rows.begin + kMostRows - 1) / kMostRows) {}
 
-void LinearWork::run(const Context& context, std::size_t chunk) const {
+RowRange LinearWork::tiles(std::size_t chunk) const {
   const std::size_t tile = chunk / row_chunks_ * chunk_tiles_;
+  return {tile, std::min(weights_.tiles(), tile + chunk_tiles_)};
+}
+
+RowRange LinearWork::rows(std::size_t chunk) const {
   const std::size_t row = rows_.begin + chunk % row_chunks_ * kMostRows;
-  const RowRange tiles{tile, std::min(weights_.tiles(), tile + chunk_tiles_)};
-  const RowRange rows{row, std::min(rows_.end, row + kMostRows)};
+  return {row, std::min(rows_.end, row + kMostRows)};
+}
+
+void LinearWork::run(const Context& context, std::size_t chunk) const {
   if (weights_.is_quantized()) {
     const std::size_t next = (chunk + 1) / row_chunks_ * chunk_tiles_;
-    context.kernels.linear_quantized(weights_, tiles, quantized_, rows, out_, next);
+    context.kernels.linear_quantized(weights_, tiles(chunk), quantized_, rows(chunk), out_, next);
   } else {
-    context.kernels.linear_float(weights_, tiles, in_, in_stride_, rows, out_);
+    context.kernels.linear_float(weights_, tiles(chunk), in_, in_stride_, rows(chunk), out_);
   }
 }
 

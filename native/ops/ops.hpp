@@ -86,6 +86,8 @@ class LinearWork {
   LinearWork(const Linear& weights, const float* in, std::size_t in_stride,
              const QuantizedRows& quantized, RowRange rows, const LinearOutput& out);
   std::size_t chunks() const { return tile_chunks_ * row_chunks_; }
+  RowRange tiles(std::size_t chunk) const;
+  RowRange rows(std::size_t chunk) const;
   void run(const Context& context, std::size_t chunk) const;
 
  private:

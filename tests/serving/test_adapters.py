@@ -23,6 +23,7 @@ class AdaptedExecutor(FakeExecutor):
     def __init__(self) -> None:
         super().__init__()
         self.loaded: dict[int, int] = {}
+        self.orders: set[tuple[int, ...]] = set()
 
     def load_adapter(self, number: int, folder: Path) -> str:
         assert number not in self.loaded, "a number that is free"
@@ -33,6 +34,7 @@ class AdaptedExecutor(FakeExecutor):
         del self.loaded[number]
 
     def execute(self, step: Sequence[SequenceInput]) -> list[SequenceOutput]:
+        self.orders.add(tuple(-1 if part.adapter is None else part.adapter for part in step))
         return super().execute([self._adapted(part) for part in step])
 
     def _adapted(self, part: SequenceInput) -> SequenceInput:
@@ -75,6 +77,12 @@ def test_each_request_gets_its_own_and_shares_no_block_with_another(engine: Engi
     assert hits == 0  # equal prompts, and nothing of another's adapter was taken
     assert run(engine, "two", "", "one", "one") == [alone[2], alone[0], alone[1], alone[1]]
     assert engine.stats().cache_hit_tokens > hits  # but of one's own
+
+
+def test_rows_of_an_adapter_lie_side_by_side(engine: Engine, executor: AdaptedExecutor) -> None:
+    run(engine, "two", "", "one", "two", "", "one")
+    assert (-1, -1, 0, 0, 1, 1) in executor.orders
+    assert all(order == tuple(sorted(order)) for order in executor.orders)
 
 
 def test_unloaded_adapter_serves_who_has_it_and_nobody_else(

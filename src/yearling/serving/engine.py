@@ -289,15 +289,14 @@ class Engine:
         chunks = self._scheduler.schedule()
         if not chunks:
             return
-        generations = [self._generations[chunk.sequence.request_id] for chunk in chunks]
-        step = [
-            generation.step_input(chunk)
-            for generation, chunk in zip(generations, chunks, strict=True)
-        ]
+        rows = [(self._generations[chunk.sequence.request_id], chunk) for chunk in chunks]
+        # Those of one adapter lie side by side, so that its matrices are read once for all.
+        rows.sort(key=lambda row: row[0].adapter_number)
+        step = [generation.step_input(chunk) for generation, chunk in rows]
         called = perf_counter()
         outputs = self._executor.execute(step)
         returned = perf_counter()
-        for generation, chunk, output in zip(generations, chunks, outputs, strict=True):
+        for (generation, chunk), output in zip(rows, outputs, strict=True):
             self._take(generation, chunk, output, events)
         self._counts.num_steps += 1
         self._counts.executor_seconds += returned - called

@@ -82,6 +82,11 @@ class Generation:
             return True
         return self.sequence.is_scoring and self.sequence.num_remaining == 0
 
+    @property
+    def adapter_number(self) -> int:
+        """Number of its adapter; -1 without one."""
+        return -1 if self.adapter is None else self.adapter.number
+
     def step_input(self, chunk: Chunk) -> SequenceInput:
         """What the executor is given for a chunk."""
         sequence = self.sequence
