@@ -41,99 +41,153 @@ bool apply_penalties(std::span<float> logits, const Choice& choice, SamplingScra
 // Far below any logit, and finite, so that sums and maxima stay so.
 constexpr float kForbidden = -1e30f;
 
-void keep_allowed(std::span<float> logits, std::span<const std::uint32_t> allowed) {
-  for (std::size_t word = 0; word < allowed.size(); ++word) {
-    if (allowed[word] == ~0u) continue;
-    const std::size_t first = word * 32, end = std::min(first + 32, logits.size());
-    for (std::size_t id = first; id < end; ++id) {
-      if (!(allowed[word] >> (id - first) & 1u)) logits[id] = kForbidden;
-    }
+std::size_t runs_of(std::size_t count) { return (count + kSumRun - 1) / kSumRun; }
+
+// Of two ids the one of the larger weight, ties to the lower.
+struct Likelier {
+  const std::vector<float>& weights;
+  bool operator()(std::uint32_t a, std::uint32_t b) const {
+    return weights[a] != weights[b] ? weights[a] > weights[b] : a < b;
   }
+};
+
+double total_of(std::span<const float> sums) {
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
+// Weights exp((logit - most) · factor), and the sums of their runs.
+void weigh(const Kernels& kernels, std::span<const float> logits, float most, float factor,
+           SamplingScratch& scratch) {
+  scratch.weights.resize(logits.size());
+  scratch.sums.resize(runs_of(logits.size()));
+  kernels.exponentials(logits.data(), logits.size(), most, factor, scratch.weights.data());
+  kernels.sum_runs(scratch.weights.data(), logits.size(), scratch.sums.data());
 }
 
 double log_sum(const Kernels& kernels, std::span<const float> logits, float most,
                SamplingScratch& scratch) {
-  scratch.weights.resize(logits.size());
-  kernels.exponentials(logits.data(), logits.size(), most, 1.0f, scratch.weights.data());
-  double total = 0;
-  for (const float weight : scratch.weights) total += weight;
-  return static_cast<double>(most) + std::log(total);
+  weigh(kernels, logits, most, 1.0f, scratch);
+  return static_cast<double>(most) + std::log(total_of(scratch.sums));
 }
 
-// The `count` largest values, ties to the lower id, likeliest first.
+// The largest weight is 1, and almost always a few tokens hold nearly all: what is looked for is
+// looked for among those above a floor first.
+constexpr float kFloors[] = {1e-2f, 1e-4f, -1.0f};
+
+// order = ids of weights above a floor, rising; returns their sum.
+double collect_above(float floor, SamplingScratch& scratch) {
+  const auto& weights = scratch.weights;
+  scratch.order.clear();
+  double held = 0;
+  for (std::size_t run = 0; run < scratch.sums.size(); ++run) {
+    if (scratch.sums[run] < 0.999f * floor) continue;  // then so is each of its weights
+    const std::size_t end = std::min(weights.size(), (run + 1) * kSumRun);
+    for (std::size_t id = run * kSumRun; id < end; ++id) {
+      if (weights[id] <= floor) continue;
+      scratch.order.push_back(static_cast<std::uint32_t>(id));
+      held += weights[id];
+    }
+  }
+  return held;
+}
+
+// The `count` largest logits, ties to the lower id, likeliest first; after log_sum.
 void report_top(std::span<const float> logits, double log_total, std::size_t count,
                 SamplingScratch& scratch, std::int32_t* tokens, float* logprobs) {
+  if (count == 0) return;
   auto& order = scratch.order;
-  order.resize(logits.size());
-  std::iota(order.begin(), order.end(), 0u);
-  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(count), order.end(),
-                    [&](std::uint32_t a, std::uint32_t b) {
-                      return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
-                    });
+  for (const float floor : kFloors) {
+    collect_above(floor, scratch);
+    if (order.size() < count) continue;
+    std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(count),
+                      order.end(), [&](std::uint32_t a, std::uint32_t b) {
+                        return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
+                      });
+    // Weights are rounded: one at the floor may belong to a logit above that of another.
+    if (scratch.weights[order[count - 1]] > 1.001f * floor) break;
+  }
   for (std::size_t i = 0; i < count; ++i) {
     tokens[i] = static_cast<std::int32_t>(order[i]);
     logprobs[i] = static_cast<float>(logits[order[i]] - log_total);
   }
 }
 
+// Zeroes all weights but those of the first `count` ids of `order`.
+void keep_first(const Kernels& kernels, std::size_t count, SamplingScratch& scratch) {
+  auto& [weights, kept, sums, order, _] = scratch;
+  kept.assign(weights.size(), 0.0f);
+  for (std::size_t i = 0; i < count; ++i) kept[order[i]] = weights[order[i]];
+  weights.swap(kept);
+  kernels.sum_runs(weights.data(), weights.size(), sums.data());
+}
+
 // Zeroes all but the k largest weights, ties to the lower id.
-void keep_top_k(std::vector<float>& weights, std::size_t k, SamplingScratch& scratch) {
+void keep_top_k(const Kernels& kernels, std::size_t k, SamplingScratch& scratch) {
+  const auto& weights = scratch.weights;
   if (k == 0 || k >= weights.size()) return;
-  scratch.sorted = weights;
-  const auto kth = scratch.sorted.begin() + static_cast<std::ptrdiff_t>(k - 1);
-  std::nth_element(scratch.sorted.begin(), kth, scratch.sorted.end(), std::greater<>());
-  const float threshold = *kth;
-  auto room = k - static_cast<std::size_t>(std::count_if(
-                      weights.begin(), weights.end(), [&](float w) { return w > threshold; }));
-  for (float& weight : weights) {
-    if (weight > threshold) continue;
-    const bool is_kept = weight == threshold && room > 0;
-    room -= is_kept;
-    if (!is_kept) weight = 0;
+  auto& order = scratch.order;
+  for (const float floor : kFloors) {
+    collect_above(floor, scratch);
+    if (order.size() >= k) break;
   }
+  std::nth_element(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(k - 1), order.end(),
+                   Likelier{weights});
+  keep_first(kernels, k, scratch);
 }
 
 // Zeroes all but the smallest set of largest weights whose sum reaches top_p of the whole.
-void keep_top_p(std::vector<float>& weights, float top_p, SamplingScratch& scratch) {
+void keep_top_p(const Kernels& kernels, float top_p, SamplingScratch& scratch) {
   if (top_p >= 1.0f) return;
-  const double wanted = static_cast<double>(top_p) *
-                        std::accumulate(weights.begin(), weights.end(), 0.0);
+  const auto& weights = scratch.weights;
+  const double wanted = static_cast<double>(top_p) * total_of(scratch.sums);
   auto& order = scratch.order;
-  // The largest weight is 1. Almost always a few tokens hold the mass; sorting the whole
-  // vocabulary would take longer than computing its logits.
-  for (const float floor : {1e-2f, 1e-4f, 0.0f}) {
-    order.clear();
-    double held = 0;
-    for (std::size_t id = 0; id < weights.size(); ++id) {
-      if (weights[id] <= floor) continue;
-      order.push_back(static_cast<std::uint32_t>(id));
-      held += weights[id];
-    }
-    if (held >= wanted || floor == 0.0f) break;
+  for (const float floor : kFloors) {
+    if (collect_above(floor, scratch) >= wanted) break;
   }
-  std::sort(order.begin(), order.end(), [&](std::uint32_t a, std::uint32_t b) {
-    return weights[a] != weights[b] ? weights[a] > weights[b] : a < b;
-  });
-  scratch.sorted.assign(weights.size(), 0.0f);
+  // The set ends within [begin, end): each turn orders half of it, and tells which half.
+  std::size_t begin = 0, end = order.size();
   double held = 0;
-  for (const std::uint32_t id : order) {
-    scratch.sorted[id] = weights[id];
-    held += weights[id];
-    if (held >= wanted) break;
+  while (end - begin > 1) {
+    const std::size_t middle = begin + (end - begin) / 2;
+    const auto at = [&](std::size_t i) { return order.begin() + static_cast<std::ptrdiff_t>(i); };
+    std::nth_element(at(begin), at(middle), at(end), Likelier{weights});
+    double half = 0;
+    for (std::size_t i = begin; i < middle; ++i) half += weights[order[i]];
+    if (held + half >= wanted) {
+      end = middle;
+    } else {
+      held += half;
+      begin = middle;
+    }
   }
-  weights.swap(scratch.sorted);
+  keep_first(kernels, end, scratch);
 }
 
-std::int32_t draw(const std::vector<float>& weights, double uniform_value) {
-  const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
-  const double wanted = uniform_value * total;
-  double held = 0;
+void keep_min_p(const Kernels& kernels, float min_p, SamplingScratch& scratch) {
+  if (min_p == 0.0f) return;
+  for (float& weight : scratch.weights) {
+    if (weight < min_p) weight = 0;
+  }
+  kernels.sum_runs(scratch.weights.data(), scratch.weights.size(), scratch.sums.data());
+}
+
+// The first id up to which the weights hold more than a share of their sum.
+std::int32_t draw(const SamplingScratch& scratch, double share) {
+  const double wanted = share * total_of(scratch.sums);
+  std::size_t run = 0;
+  double before = 0, held = 0;
+  for (std::size_t i = 0; i < scratch.sums.size() && held <= wanted; ++i) {
+    if (scratch.sums[i] == 0) continue;
+    run = i;
+    before = held;
+    held += scratch.sums[i];
+  }
+  const std::size_t end = std::min(scratch.weights.size(), (run + 1) * kSumRun);
   std::size_t last = 0;
-  for (std::size_t id = 0; id < weights.size(); ++id) {
-    if (weights[id] == 0) continue;
-    held += weights[id];
+  for (std::size_t id = run * kSumRun; id < end && before <= wanted; ++id) {
+    if (scratch.weights[id] == 0) continue;
     last = id;
-    if (held > wanted) break;
+    before += scratch.weights[id];
   }
   return static_cast<std::int32_t>(last);
 }
@@ -194,21 +248,18 @@ Chosen choose_token(const Kernels& kernels, std::span<float> logits, const Choic
     // Below the best it stays below, whatever else is lowered; a tie or a NaN looks again.
     is_best = is_best && token != best && logits[token] < logits[best];
   }
-  keep_allowed(logits, choice.allowed);
+  if (!choice.allowed.empty()) {
+    kernels.keep_marked(logits.data(), logits.size(), choice.allowed.data(), kForbidden);
+  }
   if (!is_best && !kernels.arg_max(logits.data(), logits.size(), &best)) {
     return {-1, std::nanf("")};
   }
   if (choice.temperature == 0.0f) return chosen(best);
-  auto& weights = scratch.weights;
-  weights.resize(logits.size());
-  kernels.exponentials(logits.data(), logits.size(), logits[best], 1.0f / choice.temperature,
-                       weights.data());
-  keep_top_k(weights, choice.top_k, scratch);
-  keep_top_p(weights, choice.top_p, scratch);
-  for (float& weight : weights) {
-    if (weight < choice.min_p) weight = 0;
-  }
-  return chosen(static_cast<std::size_t>(draw(weights, uniform(choice.seed, choice.output_index))));
+  weigh(kernels, logits, logits[best], 1.0f / choice.temperature, scratch);
+  keep_top_k(kernels, choice.top_k, scratch);
+  keep_top_p(kernels, choice.top_p, scratch);
+  keep_min_p(kernels, choice.min_p, scratch);
+  return chosen(static_cast<std::size_t>(draw(scratch, uniform(choice.seed, choice.output_index))));
 }
 
 }  // namespace yearling

@@ -30,7 +30,7 @@ struct Chosen {
 
 // Space for one thread's work on a row of logits.
 struct SamplingScratch {
-  std::vector<float> weights, sorted;
+  std::vector<float> weights, kept, sums;  // sums of runs of kSumRun weights
   std::vector<std::uint32_t> order, counts;
 };
 

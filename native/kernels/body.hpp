@@ -38,6 +38,8 @@ constexpr Kernels table(const char* name) {
                       write_value<BFloat16Cache>},
       .merge_states = merge_states,
       .arg_max = arg_max,
+      .keep_marked = keep_marked,
+      .sum_runs = sum_runs,
       .exponentials = exponentials,
   };
 }

@@ -35,19 +35,6 @@ inline V exponential(V x) {
   return scale_by_power(p, n);
 }
 
-void exponentials(const float* in, std::size_t count, float most, float factor, float* out) {
-  std::size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    store(out + i, exponential((load(in + i) - broadcast(most)) * broadcast(factor)));
-  }
-  if (i < count) {
-    float lanes[kLanes] = {};
-    std::copy(in + i, in + count, lanes);
-    store(lanes, exponential((load(lanes) - broadcast(most)) * broadcast(factor)));
-    std::copy(lanes, lanes + (count - i), out + i);
-  }
-}
-
 // exp(x) for one value, by the same arithmetic as for eight.
 inline float exponential_of(float x) {
   float lanes[kLanes];
@@ -155,6 +142,41 @@ bool arg_max(const float* values, std::size_t count, std::size_t* index) {
   return true;
 }
 
+// A byte's bits as eight numbers.
+constexpr auto kBits = [] {
+  std::array<std::array<float, kLanes>, 256> table{};
+  for (std::size_t byte = 0; byte < 256; ++byte) {
+    for (std::size_t bit = 0; bit < kLanes; ++bit) {
+      table[byte][bit] = static_cast<float>(byte >> bit & 1);
+    }
+  }
+  return table;
+}();
+
+void keep_marked(float* values, std::size_t count, const std::uint32_t* marks, float other) {
+  for (std::size_t i = 0; i < count; i += kLanes) {
+    const std::uint32_t byte = marks[i / 32] >> i % 32 & 255;
+    if (byte == 255) continue;
+    const std::size_t here = std::min(kLanes, count - i);
+    const Lanes kept = where_less(load(kBits[byte].data()), broadcast(0.5f), broadcast(other),
+                                  load_some(values + i, here));
+    store_some(values + i, here, kept);
+  }
+}
+
+void sum_runs(const float* values, std::size_t count, float* sums) {
+  for (; count >= kSumRun; count -= kSumRun, values += kSumRun) {
+    Lanes chains[4] = {};
+    for (std::size_t i = 0; i < kSumRun; i += 4 * kLanes) {
+      for (std::size_t chain = 0; chain < 4; ++chain) {
+        chains[chain] = chains[chain] + load(values + i + chain * kLanes);
+      }
+    }
+    *sums++ = sum_lanes((chains[0] + chains[1]) + (chains[2] + chains[3]));
+  }
+  if (count > 0) *sums = std::accumulate(values, values + count, 0.0f);
+}
+
 // ---- norms -------------------------------------------------------------------------------
 
 void rms_norm(const float* in, const float* weight, float epsilon, std::size_t width, float* out) {
@@ -203,6 +225,12 @@ inline void map_lanes(const float* in, std::size_t width, float* out, Function&&
   for (; i + kWidest <= width; i += kWidest) store(out + i, function(load_widest(in + i)));
   for (; i + kLanes <= width; i += kLanes) store(out + i, function(load(in + i)));
   if (i < width) store_some(out + i, width - i, function(load_some(in + i, width - i)));
+}
+
+void exponentials(const float* in, std::size_t count, float most, float factor, float* out) {
+  map_lanes(in, count, out, [=]<typename V>(V x) {
+    return exponential((x - fill<V>(most)) * fill<V>(factor));
+  });
 }
 
 void scale(const float* in, float factor, std::size_t width, float* out) {

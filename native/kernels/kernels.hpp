@@ -138,6 +138,8 @@ struct ScanTask {
   std::size_t tokens, states, channels, begin, end;
 };
 
+inline constexpr std::size_t kSumRun = 128;  // values that share one of their sums
+
 struct Kernels {
   const char* name;
   bool multiplies_bfloats = false;  // faster than it would numbers of float16
@@ -189,6 +191,10 @@ struct Kernels {
 
   // Largest value and its lowest index; false when a value is not finite.
   bool (*arg_max)(const float* values, std::size_t count, std::size_t* index);
+  // values[i] = other, unless bit i % 32 of word i / 32 of the marks is set.
+  void (*keep_marked)(float* values, std::size_t count, const std::uint32_t* marks, float other);
+  // sums[i] = the sum of the i-th kSumRun values, of which the last may be fewer.
+  void (*sum_runs)(const float* values, std::size_t count, float* sums);
   // out[i] = exp((in[i] - maximum) · factor), in float32.
   void (*exponentials)(const float* in, std::size_t count, float maximum, float factor,
                        float* out);

@@ -1,9 +1,11 @@
 // Any processor: eight lanes as compiler vector extensions, integer products as plain loops.
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "../numbers.hpp"

@@ -13,9 +13,9 @@ ROWS = 24
 
 
 @pytest.fixture
-def core(rng):
+def core(kernels):
     program = [*feed(VOCABULARY), ops.Gather("in", "logits")]
-    return native(program, vocabulary=1, threads=3)
+    return native(program, kernels, 3, vocabulary=1)
 
 
 def load(core, logits):
@@ -88,8 +88,9 @@ def test_uniform_is_uniform():
         {"logit_bias": {1002: -100.0, 3: 5.0}},
     ],
 )  # fmt: skip
-def test_sampling_equals_reference(rng, core, options):
-    logits = (rng.normal(size=(ROWS, VOCABULARY)) * 3).astype(np.float32)
+@pytest.mark.parametrize("spread", [0.1, 3, 12])
+def test_sampling_equals_reference(rng, core, options, spread):
+    logits = (rng.normal(size=(ROWS, VOCABULARY)) * spread).astype(np.float32)
     rows = [SamplingOptions(**options, seed=row * 977, output_index=row) for row in range(ROWS)]
     tokens, *_ = choose(core, logits, rows)
     expected = [
@@ -154,8 +155,9 @@ def test_ties_go_to_the_lower_id(core):
     assert kept == {0, 1, 2}
 
 
-def test_logprobs_are_of_the_model_before_penalties_and_temperature(rng, core):
-    logits = rng.normal(size=(4, VOCABULARY)).astype(np.float32)
+@pytest.mark.parametrize("spread", [0.1, 1, 12])
+def test_logprobs_are_of_the_model_before_penalties_and_temperature(rng, core, spread):
+    logits = (rng.normal(size=(4, VOCABULARY)) * spread).astype(np.float32)
     options = [SamplingOptions(temperature=0.2, logit_bias={5: 100.0})] * 4
     tokens, logprobs, top_tokens, top_logprobs = choose(core, logits, options, num_logprobs=3)
     truth = reference.log_softmax(logits.astype(np.float64))
