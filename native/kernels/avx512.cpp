@@ -67,23 +67,6 @@ inline Widest scale_by_power(Widest x, Widest n) {
   return _mm512_mul_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23)));
 }
 
-// codes[i] = round(group[i] · inverse), to nearest even, and the same in 8 bits; tells which do
-// not fit them.
-inline std::uint32_t round_codes(const float* group, float inverse, std::int16_t* codes,
-                                 std::int8_t* low, std::int32_t& sum) {
-  const __m512 factor = _mm512_set1_ps(inverse);
-  const __m512i first = _mm512_cvtps_epi32(load_widest(group) * factor);
-  const __m512i second = _mm512_cvtps_epi32(load_widest(group + 16) * factor);
-  const __m512i words = _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtsepi32_epi16(first)),
-                                           _mm512_cvtsepi32_epi16(second), 1);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(low), _mm512_cvtsepi16_epi8(words));
-  sum = _mm512_reduce_add_epi32(_mm512_add_epi32(first, second));
-  const std::uint32_t beyond =
-      _mm512_cmpgt_epi16_mask(_mm512_abs_epi16(words), _mm512_set1_epi16(127));
-  if (beyond) _mm512_storeu_si512(codes, words);
-  return beyond;
-}
-
 #include "body_linear.hpp"
 #include "avx512_quantized.hpp"
 #include "body.hpp"

@@ -11,6 +11,49 @@ inline constexpr std::size_t kWideBlocks = 2;     // of sixteen columns, for a p
 inline constexpr std::size_t kPanelRows = 6;      // whose sums fit, with two blocks
 inline constexpr std::size_t kNarrowRows = 12;    // with one
 
+// Codes of a group's values times `inverse`; returns the end of its high codes. Writes eight of
+// them whatever there is, for which a group has room, and without a branch: whether a group has any
+// is not to be foretold.
+inline HighCodes* quantize_group(const float* values, float inverse, QuantizedGroup& to,
+                                 std::size_t first_four, HighCodes* highs) {
+  const __m512 factor = _mm512_set1_ps(inverse), unit = _mm512_set1_ps(1.0f / kHighUnit);
+  __m256i words[2], high_words[2];
+  __m512i sum = _mm512_setzero_si512(), high_sum = sum;
+  for (std::size_t half = 0; half < 2; ++half) {
+    const __m512i codes = _mm512_cvtps_epi32(load_widest(values + half * 16) * factor);
+    const __mmask16 beyond =
+        _mm512_cmpgt_epi32_mask(_mm512_abs_epi32(codes), _mm512_set1_epi32(127));
+    const __m512i high = _mm512_maskz_cvtps_epi32(beyond, _mm512_cvtepi32_ps(codes) * unit);
+    sum = _mm512_add_epi32(sum, codes);
+    high_sum = _mm512_add_epi32(high_sum, high);
+    words[half] = _mm512_cvtsepi32_epi16(codes);
+    high_words[half] = _mm512_cvtepi32_epi16(high);
+  }
+  const __m512i all = _mm512_inserti64x4(_mm512_castsi256_si512(words[0]), words[1], 1);
+  const __m512i high =
+      _mm512_inserti64x4(_mm512_castsi256_si512(high_words[0]), high_words[1], 1);
+  const __m512i low =
+      _mm512_sub_epi16(all, _mm512_mullo_epi16(high, _mm512_set1_epi16(kHighUnit)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.codes), _mm512_cvtsepi16_epi8(low));
+  const std::int32_t total = _mm512_reduce_add_epi32(sum);
+  to.sum = static_cast<float>(total);
+  const auto high_total = static_cast<std::uint32_t>(_mm512_reduce_add_epi32(high_sum));
+  to.offset = offset_of(static_cast<std::uint32_t>(total) - kHighUnit * high_total, 0);
+
+  const __m256i bytes = _mm512_cvtepi16_epi8(high);
+  const __m256i sums =
+      _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), bytes);
+  const __m256i fours = _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(first_four)),
+                                         _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  const __m256i heads = _mm256_or_si256(fours, _mm256_slli_epi32(sums, 16));
+  const __m512i whole = _mm512_or_si512(_mm512_cvtepu32_epi64(heads),
+                                        _mm512_slli_epi64(_mm512_cvtepu32_epi64(bytes), 32));
+  const __mmask8 used = _mm256_cmpneq_epi32_mask(bytes, _mm256_setzero_si256());
+  _mm512_storeu_si512(highs, _mm512_maskz_compress_epi64(used, whole));
+  return highs + std::popcount(used);
+}
+static_assert(sizeof(HighCodes) == 8 && kGroupFours == 8);
+
 template <std::size_t R, std::size_t C>
 using Totals = __m512[R][C];
 

@@ -42,86 +42,9 @@ inline float sum_of_squares(const float* values, std::size_t count) {
   return total;
 }
 
-// The scale's last 16 bits are cut off, so that codes do not hang on the order of additions.
-inline float scale_of(const float* in, std::size_t inputs) {
-  Lanes sums[4] = {}, most = broadcast(0.0f);
-  float total = 0.0f, largest = 0.0f;
-  std::size_t i = 0;
-  const auto add = [&](std::size_t chain) {
-    const Lanes x = load(in + i + chain * kLanes);
-    const Lanes magnitude = maximum(x, broadcast(0.0f) - x);
-    sums[chain] = sums[chain] + magnitude;
-    most = maximum(magnitude, most);
-  };
-  for (; i + 4 * kLanes <= inputs; i += 4 * kLanes) {
-    for (std::size_t chain = 0; chain < 4; ++chain) add(chain);
-  }
-  for (; i + kLanes <= inputs; i += kLanes) add(0);
-  for (; i < inputs; ++i) {
-    total += std::fabs(in[i]);
-    largest = std::max(largest, std::fabs(in[i]));
-  }
-  total += sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
-  largest = std::max(largest, max_lanes(most));
-  const float usual = total * (kCodeReach / 127.0f) / static_cast<float>(inputs);
-  const float scale = largest > usual * kMostCode ? largest / kMostCode : usual;
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scale) & 0xffff0000u);
-}
-
 // 128 times a sum less. Unsigned: the sum of a row that is not finite may be anything.
 inline std::int32_t offset_of(std::uint32_t sum, std::int32_t before) {
   return static_cast<std::int32_t>(static_cast<std::uint32_t>(before) - 128u * sum);
-}
-
-// Moves what the `beyond` codes of a group have too much for 8 bits to high codes.
-inline HighCodes* split_codes(QuantizedGroup& group, const std::int16_t* codes,
-                              std::uint32_t beyond, std::size_t first_four, HighCodes* highs) {
-  HighCodes* last = nullptr;
-  for (; beyond != 0; beyond &= beyond - 1) {
-    const auto i = static_cast<std::size_t>(std::countr_zero(beyond));
-    const auto four = static_cast<std::uint16_t>(first_four + i / 4);
-    if (!last || last->four != four) {
-      last = highs++;
-      *last = {four, 0, {}};
-    }
-    const auto high = static_cast<int>(
-        std::nearbyint(static_cast<float>(codes[i]) * (1.0f / kHighUnit)));
-    last->codes[i % 4] = static_cast<std::int8_t>(high);
-    last->sum = static_cast<std::int16_t>(last->sum + high);
-    group.codes[i] = static_cast<std::int8_t>(codes[i] - kHighUnit * high);
-    group.offset = offset_of(static_cast<std::uint32_t>(high * -kHighUnit), group.offset);
-  }
-  return highs;
-}
-
-void quantize_row(const float* in, std::size_t inputs, QuantizedRows rows, std::size_t row) {
-  const float scale = scale_of(in, inputs);
-  rows.scales[row] = scale;
-  // A broken row must not quantise to a sound one, but its scale says it all.
-  const bool is_usable = scale > 0 && std::isfinite(scale) && std::isfinite(1.0f / scale);
-  const float inverse = is_usable ? 1.0f / scale : 0.0f;
-  QuantizedGroup* to = rows.row(row);
-  for (std::size_t panel = 0; panel < rows.panels(); ++panel) {
-    HighCodes* const first = rows.highs_of(row, panel);
-    HighCodes* high = first;
-    const std::size_t end = std::min(rows.row_groups - panel * kPanelGroups, kPanelGroups);
-    for (std::size_t g = 0; g < end; ++g, ++to) {
-      const std::size_t begin = (panel * kPanelGroups + g) * kGroup;
-      float padded[kGroup];
-      const float* group = in + begin;
-      if (const std::size_t count = inputs - begin; count < kGroup) {
-        std::fill(std::copy_n(group, count, padded), padded + kGroup, 0.0f);
-        group = padded;
-      }
-      std::int16_t codes[kGroup];
-      std::int32_t sum;
-      const std::uint32_t beyond = round_codes(group, inverse, codes, to->codes, sum);
-      to->sum = static_cast<float>(sum);
-      to->offset = offset_of(static_cast<std::uint32_t>(sum), 0);
-      if (beyond) high = split_codes(*to, codes, beyond, g * kGroupFours, high);
-    }
-    rows.num_highs_of(row, panel) = static_cast<std::uint32_t>(high - first);
-  }
 }
 
 template <std::size_t R>

@@ -1,6 +1,38 @@
 // Quantised products, eight columns at a time. Included between body_linear.hpp and body.hpp, by
 // files that define besides Nibbles, Partial and Wide with their dot products.
 
+// Moves what the `beyond` codes of a group have too much for 8 bits to high codes.
+inline HighCodes* split_codes(QuantizedGroup& group, const std::int16_t* codes,
+                              std::uint32_t beyond, std::size_t first_four, HighCodes* highs) {
+  HighCodes* last = nullptr;
+  for (; beyond != 0; beyond &= beyond - 1) {
+    const auto i = static_cast<std::size_t>(std::countr_zero(beyond));
+    const auto four = static_cast<std::uint16_t>(first_four + i / 4);
+    if (!last || last->four != four) {
+      last = highs++;
+      *last = {four, 0, {}};
+    }
+    const auto high = static_cast<int>(
+        std::nearbyint(static_cast<float>(codes[i]) * (1.0f / kHighUnit)));
+    last->codes[i % 4] = static_cast<std::int8_t>(high);
+    last->sum = static_cast<std::int16_t>(last->sum + high);
+    group.codes[i] = static_cast<std::int8_t>(codes[i] - kHighUnit * high);
+    group.offset = offset_of(static_cast<std::uint32_t>(high * -kHighUnit), group.offset);
+  }
+  return highs;
+}
+
+// Codes of a group's values times `inverse`; returns the end of its high codes.
+inline HighCodes* quantize_group(const float* values, float inverse, QuantizedGroup& to,
+                                 std::size_t first_four, HighCodes* highs) {
+  std::int16_t codes[kGroup];
+  std::int32_t sum;
+  const std::uint32_t beyond = round_codes(values, inverse, codes, to.codes, sum);
+  to.sum = static_cast<float>(sum);
+  to.offset = offset_of(static_cast<std::uint32_t>(sum), 0);
+  return beyond ? split_codes(to, codes, beyond, first_four, highs) : highs;
+}
+
 inline Lanes scales_of(const Int4Group& group) { return load_half(group.scale); }
 inline Lanes scales_of(const Int8Group& group) { return load_half(group.scale); }
 
