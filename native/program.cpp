@@ -74,8 +74,7 @@ Program::Program(const Limits& limits, CacheType cache_type, const Kernels& kern
 
 int Program::add_buffer(Rows rows, std::size_t columns) {
   require(!is_finished_, "the program is finished.");
-  const std::size_t count = rows == Rows::tokens ? limits_.step_tokens : limits_.logit_rows;
-  buffers_.push_back({rows, columns, std::make_unique<LazyMemory>(count * columns * 4)});
+  buffers_.push_back({rows, columns, std::make_unique<LazyMemory>(most_rows(rows) * columns * 4)});
   return static_cast<int>(buffers_.size()) - 1;
 }
 
@@ -120,7 +119,8 @@ void Program::set_adapter(std::size_t number, Adapter adapter) {
     width = std::max(width, update.ranks);
   }
   if (width > scratch_.low_rank_width) {
-    scratch_.low_rank = std::make_unique<LazyMemory>(limits_.step_tokens * width * sizeof(float));
+    const std::size_t rows = std::max(limits_.step_tokens, limits_.logit_rows);
+    scratch_.low_rank = std::make_unique<LazyMemory>(rows * width * sizeof(float));
     scratch_.low_rank_width = width;
   }
   if (number >= adapters_.size()) adapters_.resize(number + 1);

@@ -154,7 +154,7 @@ struct Scratch {
   std::vector<std::uint32_t> sequence_of;
   std::vector<std::size_t> first_tasks;  // of each sequence, in the attention that runs
   std::unique_ptr<LazyMemory> groups, highs, num_highs, scales, working;
-  std::unique_ptr<LazyMemory> low_rank;  // [tokens][low_rank_width]
+  std::unique_ptr<LazyMemory> low_rank;  // [rows][low_rank_width]
   std::size_t low_rank_width = 0;
 };
 
@@ -185,11 +185,15 @@ struct Context {
   std::vector<Buffer>& buffers;
   std::span<const Adapter> adapters;
 
-  const Sequence& sequence_of(std::size_t row) const {
-    return step.sequences[scratch.sequence_of[row]];
+  const Sequence& sequence_of(std::size_t token) const {
+    return step.sequences[scratch.sequence_of[token]];
   }
   std::size_t num_rows(Rows rows) const {
     return rows == Rows::tokens ? step.tokens.size() : step.logit_rows.size();
+  }
+  // The token that a row of a buffer belongs to.
+  std::size_t token_of(Rows rows, std::size_t row) const {
+    return rows == Rows::tokens ? row : static_cast<std::size_t>(step.logit_rows[row]);
   }
   // Runs body(row) for all rows; in the caller alone when there is little to do. `row_work` is
   // the number of floats a row touches, `together` how many rows one thread should take at least.
@@ -251,6 +255,9 @@ class Program {
   std::size_t slot_bytes() const { return requirements_.slot_bytes; }
   Pool& pool() { return *pool_; }
   const Buffer& buffer(int index) const;
+  std::size_t most_rows(Rows rows) const {
+    return rows == Rows::tokens ? limits_.step_tokens : limits_.logit_rows;
+  }
 
   // Number of a new linear operation, by which adapters know it.
   std::size_t add_linear(std::size_t outputs, std::size_t inputs);

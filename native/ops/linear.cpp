@@ -28,13 +28,11 @@ struct LinearOp final : Op {
   int input, output;
   std::shared_ptr<const Linear> weights;
   std::vector<float> bias;
-  std::size_t column, number;
-  bool accumulates, has_token_rows;
+  std::size_t column, number, most_rows;
+  bool accumulates;
 
   void collect(Requirements& needs) const override {
-    const Limits& limits = needs.limits;
-    const std::size_t rows = has_token_rows ? limits.step_tokens : limits.logit_rows;
-    if (weights->is_quantized()) needs.need_quantized(rows, weights->inputs());
+    if (weights->is_quantized()) needs.need_quantized(most_rows, weights->inputs());
   }
 
   QuantizedRows quantized_in(const Context& context) const {
@@ -54,7 +52,7 @@ struct LinearOp final : Op {
     if (weights->is_quantized()) {
       context.kernels.quantize_row(in.row(row), in.columns, quantized_in(context), row);
     }
-    if (has_token_rows && !context.adapters.empty()) begin_update(context, in, row);
+    if (!context.adapters.empty()) begin_update(context, in, row);
   }
 
   void run(Context& context) const override {
@@ -82,15 +80,18 @@ struct LinearOp final : Op {
     return update.ranks > 0 ? &update : nullptr;
   }
 
-  // Rows behind the choice of logits have lost their sequences; no adapter changes the head.
+  const LowRank* update_of(const Context& context, std::size_t row) const {
+    const Rows kind = context.buffers[input].rows;
+    return update_of(context, context.sequence_of(context.token_of(kind, row)));
+  }
+
   bool is_updated(const Context& context) const {
-    return has_token_rows &&
-           std::any_of(context.step.sequences.begin(), context.step.sequences.end(),
+    return std::any_of(context.step.sequences.begin(), context.step.sequences.end(),
                        [&](const Sequence& s) { return update_of(context, s) != nullptr; });
   }
 
   void begin_update(const Context& context, const Buffer& in, std::size_t row) const {
-    const LowRank* update = update_of(context, context.sequence_of(row));
+    const LowRank* update = update_of(context, row);
     if (!update) return;
     const auto type = static_cast<std::size_t>(update->type);
     context.kernels.project[type](in.row(row), update->first.data(), update->ranks,
@@ -103,9 +104,9 @@ struct LinearOp final : Op {
   template <typename Body>
   void for_updates(const Context& context, RowRange rows, Body&& body) const {
     for (std::size_t row = rows.begin; row < rows.end;) {
-      const LowRank* update = update_of(context, context.sequence_of(row));
+      const LowRank* update = update_of(context, row);
       const std::size_t begin = row++;
-      while (row < rows.end && update_of(context, context.sequence_of(row)) == update) ++row;
+      while (row < rows.end && update_of(context, row) == update) ++row;
       if (update) body(*update, RowRange{begin, row});
     }
   }
@@ -198,8 +199,8 @@ std::unique_ptr<Op> make_linear(Program& program, int input, int output,
   op->bias = std::move(bias);
   op->column = column;
   op->number = program.add_linear(op->weights->outputs(), op->weights->inputs());
+  op->most_rows = program.most_rows(in.rows);
   op->accumulates = accumulates;
-  op->has_token_rows = in.rows == Rows::tokens;
   return op;
 }
 

@@ -16,6 +16,7 @@ __all__ = [
     "NativeProgram",
     "StepArrays",
     "buffer_shapes",
+    "read_buffers",
 ]
 
 BLOCK_TOKENS = 16
@@ -99,7 +100,7 @@ def buffer_shapes(program: Sequence[ops.Op]) -> dict[str, BufferShape]:
     """
     shapes: dict[str, BufferShape] = {}
     for op in program:
-        for name in _read_buffers(op):
+        for name in read_buffers(op):
             if name not in shapes:
                 raise ValueError(f"{op!r} reads buffer {name!r}, which nothing has written.")
         written = _written(op, shapes)
@@ -114,10 +115,17 @@ def buffer_shapes(program: Sequence[ops.Op]) -> dict[str, BufferShape]:
 _READ_FIELDS = ("input", "buffer", "angles", "router", "time_step", "parameters", "gate")
 
 
-def _read_buffers(op: ops.Op) -> list[str]:
+def read_buffers(op: ops.Op) -> list[str]:
+    """Names of the buffers whose contents an operation uses."""
     names = [getattr(op, field) for field in _READ_FIELDS if hasattr(op, field)]
     match op:
-        case ops.Add() | ops.Experts() | ops.Inject() | ops.AddPositions(accumulates=True):
+        case (
+            ops.Add()
+            | ops.Experts()
+            | ops.Inject()
+            | ops.AddPositions(accumulates=True)
+            | ops.Linear(accumulates=True)
+        ):
             names.append(op.output)
     return names
 

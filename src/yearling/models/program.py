@@ -36,6 +36,7 @@ from yearling.models.spec import (
     Serial,
     StateSpace,
 )
+from yearling.models.wanted_rows import gather_early
 from yearling.models.weights import Role
 
 __all__ = ["CompiledModel", "WeightKind", "compile_program"]
@@ -103,7 +104,7 @@ def compile_program(
         packer = Packer(checkpoint, weights, pool)
         emitter = _Emitter(spec, packer, layout.group_of_layer)
         emitted = list(emitter.emit())
-        operations = tuple(op for item in emitted for op in _ready(item))
+        operations = gather_early([op for item in emitted for op in _ready(item)])
         packed = packer.packed()
     return CompiledModel(
         operations=operations,
