@@ -37,7 +37,8 @@ RESPONSE = {"model": "m", "input": "Hi"}
 TOOLS = [{"type": "function", "name": "f"}]
 GUIDES = {"guided_json", "guided_regex", "guided_choice", "guided_grammar"}
 SAMPLING = {"top_k", "min_p", "repetition_penalty", "stop_token_ids", "min_tokens", "ignore_eos"}
-EXTRAS = SAMPLING | GUIDES
+BEAMS = {"use_beam_search", "length_penalty"}
+EXTRAS = SAMPLING | GUIDES | BEAMS
 UNLIKELY: Any = {"a value": ["nobody", "sends"]}
 WRONG: Mapping[str, Any] = {"guided_json": ["no", "schema"]}
 """Of fields that take any object."""

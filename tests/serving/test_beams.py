@@ -3,12 +3,12 @@
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pytest
 
 from yearling.core.errors import RequestError
-from yearling.serving.beams import Beam, beam_search
+from yearling.serving.beams import Beam, beam_search, run_search
 
 VOCABULARY, END = 4, 3
 
@@ -20,11 +20,17 @@ def _logprobs(answer: Sequence[int]) -> list[float]:
     return [math.log(weight / sum(weights)) for weight in weights]
 
 
-def _ask(answers: Sequence[tuple[int, ...]], count: int) -> list[list[tuple[int, float]]]:
-    return [
-        sorted(enumerate(_logprobs(answer)), key=lambda pair: -pair[1])[:count]
-        for answer in answers
-    ]
+def _search(
+    ends: Collection[int], *, width: int, max_tokens: int, length_penalty: float
+) -> list[Beam]:
+    def ask(answers: Sequence[tuple[int, ...]]) -> list[list[tuple[int, float]]]:
+        return [
+            sorted(enumerate(_logprobs(answer)), key=lambda pair: -pair[1])[: 2 * width]
+            for answer in answers
+        ]
+
+    search = beam_search(ends, width=width, max_tokens=max_tokens, length_penalty=length_penalty)
+    return run_search(search, ask)
 
 
 def _everything(length: int) -> list[Beam]:
@@ -44,7 +50,7 @@ def _everything(length: int) -> list[Beam]:
 def test_wide_search_finds_the_best_answer_of_all(length_penalty: float) -> None:
     """Ten beams lose nothing of three tokens out of three that go on."""
     best = max(_everything(3), key=lambda beam: beam.score(length_penalty))
-    found = beam_search(_ask, {END}, width=10, max_tokens=3, length_penalty=length_penalty)
+    found = _search({END}, width=10, max_tokens=3, length_penalty=length_penalty)
     assert found[0].tokens == best.tokens
     assert found[0].logprob == pytest.approx(best.logprob)
     scores = [beam.score(length_penalty) for beam in found]
@@ -52,7 +58,7 @@ def test_wide_search_finds_the_best_answer_of_all(length_penalty: float) -> None
 
 
 def test_one_beam_is_greedy() -> None:
-    (found,) = beam_search(_ask, set(), width=1, max_tokens=6, length_penalty=1.0)
+    (found,) = _search(set(), width=1, max_tokens=6, length_penalty=1.0)
     tokens: list[int] = []
     for _ in range(6):
         tokens.append(max(range(VOCABULARY), key=_logprobs(tokens).__getitem__))
@@ -64,18 +70,17 @@ def test_one_beam_is_greedy() -> None:
 
 def test_width_finds_what_greed_misses() -> None:
     narrow, wide = (
-        beam_search(_ask, {END}, width=width, max_tokens=5, length_penalty=0.0)[0]
-        for width in (1, 10)
+        _search({END}, width=width, max_tokens=5, length_penalty=0.0)[0] for width in (1, 10)
     )
     assert wide.logprob > narrow.logprob
 
 
 def test_answer_has_a_token_at_least() -> None:
     with pytest.raises(RequestError, match="max_tokens=0 must be at least 1"):
-        beam_search(_ask, {END}, width=2, max_tokens=0, length_penalty=1.0)
+        _search({END}, width=2, max_tokens=0, length_penalty=1.0)
 
 
 @pytest.mark.parametrize("width", [0, 11])
 def test_width_has_bounds(width: int) -> None:
     with pytest.raises(RequestError, match=f"width={width} must lie between 1 and 10"):
-        beam_search(_ask, {END}, width=width, max_tokens=3, length_penalty=1.0)
+        _search({END}, width=width, max_tokens=3, length_penalty=1.0)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Protocol, Self
@@ -10,11 +10,10 @@ from typing import Protocol, Self
 from yearling.core.errors import CapacityError, EngineError, RequestError, WorkerLostError
 from yearling.server.errors import HttpError
 from yearling.server.limits import Limits
-from yearling.serving.async_engine import AsyncEngine
 from yearling.serving.request import EngineRequest, OutputEvent
 from yearling.wire.openai.errors import ErrorReply
 
-__all__ = ["Admission", "Generation", "GenerationObserver"]
+__all__ = ["Admission", "Generates", "Generation", "GenerationObserver"]
 
 
 class GenerationObserver(Protocol):
@@ -26,6 +25,19 @@ class GenerationObserver(Protocol):
 
     def request_ended(self, event: OutputEvent | None, *, reason: str) -> None:
         """A request ended; the event is its last one when there was one."""
+        ...
+
+
+class Generates(Protocol):
+    """What a generation needs of an engine."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests are taken now."""
+        ...
+
+    def generate(self, request: EngineRequest) -> AsyncGenerator[OutputEvent, None]:
+        """Yield the events of a request to the final one."""
         ...
 
 
@@ -70,7 +82,7 @@ class Generation:
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        engine: Generates,
         requests: Sequence[EngineRequest],
         admission: Admission,
         observer: GenerationObserver,

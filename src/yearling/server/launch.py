@@ -215,6 +215,7 @@ def _served_model(
         fingerprint="fp_" + hashlib.sha256(identity.encode()).hexdigest()[:12],
         chat_stop=loaded.chat_stop,
         embedding_width=loaded.embedding_width,
+        end_token_ids=loaded.eos_token_ids,
     )
 
 

@@ -39,6 +39,7 @@ class ServedModel:
         fingerprint: Changes when the answers to equal seeds may.
         chat_stop: Texts that end an answer in a chat, beside the model's own end.
         embedding_width: Numbers of a text's vector in an encoder; None in a model that generates.
+        end_token_ids: Ids that end an answer.
         base: Name of the model that this is an adapter of; None when it is a model itself.
         created: Seconds since 1970.
     """
@@ -53,6 +54,7 @@ class ServedModel:
     fingerprint: str
     chat_stop: tuple[str, ...] = ()
     embedding_width: int | None = None
+    end_token_ids: tuple[int, ...] = ()
     base: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 

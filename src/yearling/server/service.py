@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from yearling.server.access import Access
 from yearling.server.config import ServerConfig
 from yearling.server.errors import HttpError
-from yearling.server.generation import Generation
+from yearling.server.generation import Generates, Generation
 from yearling.server.metrics import Metrics
 from yearling.server.models import ServedModel, ServedModels
 from yearling.server.response_store import ResponseStore
@@ -69,16 +69,23 @@ class Service:
 
     @asynccontextmanager
     async def generation(
-        self, model: ServedModel, requests: Sequence[EngineRequest]
+        self,
+        model: ServedModel,
+        requests: Sequence[EngineRequest],
+        engine: Generates | None = None,
     ) -> AsyncIterator[Generation]:
-        """Run requests until the context ends.
+        """Run requests until the context ends, by `engine` where it is not the model's own.
 
         Raises:
             CapacityError: the queue is full.
         """
         observer = self._observers[model.base or model.name]
         generation = Generation(
-            model.engine, model.requests(requests), model.admission, observer, self.limits
+            engine or model.engine,
+            model.requests(requests),
+            model.admission,
+            observer,
+            self.limits,
         )
         async with generation:
             self._running.add(generation)

@@ -7,17 +7,21 @@ the penalty.
 
 import heapq
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 
 from yearling.core.errors import RequestError
+from yearling.serving.request import SamplingParams
 
-__all__ = ["MOST_BEAMS", "Alternatives", "Beam", "beam_search"]
+__all__ = ["MOST_BEAMS", "Alternatives", "Beam", "alternatives_of", "beam_search", "run_search"]
 
 MOST_BEAMS = 10  # an engine tells at most twice as many alternatives of a token
 
 Alternatives = Sequence[tuple[int, float]]
 """Token ids and their log-probabilities, likeliest first."""
+
+Search = Generator[list[tuple[int, ...]], Sequence[Alternatives], "list[Beam]"]
+"""Yields answers so far, is sent alternatives for the next token of each, and returns the best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,28 +38,33 @@ class Beam:
     logprob: float
     is_ended: bool = False
 
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """Its tokens without the one that ended it."""
+        return self.tokens[:-1] if self.is_ended else self.tokens
+
     def score(self, length_penalty: float) -> float:
         """What answers of different lengths are compared by."""
         return self.logprob / math.pow(max(len(self.tokens), 1), length_penalty)
 
 
 def beam_search(
-    ask: Callable[[Sequence[tuple[int, ...]], int], Sequence[Alternatives]],
-    ends: Collection[int],
-    *,
-    width: int,
-    max_tokens: int,
-    length_penalty: float,
-) -> list[Beam]:
+    ends: Collection[int], *, width: int, max_tokens: int, length_penalty: float
+) -> Search:
     """Find the best answers, best first.
 
     Args:
-        ask: Given answers so far and a number, tells as many alternatives for the next token of
-            each.
         ends: Token ids that end an answer.
         width: Answers kept at a time, and returned.
         max_tokens: Length of an answer at most.
         length_penalty: Above 0 longer answers are preferred, below 0 shorter ones.
+
+    Yields:
+        Answers so far; of each it is to be sent twice as many alternatives for the next token as
+        the search is wide.
+
+    Returns:
+        As many answers as the search is wide.
 
     Raises:
         RequestError: the width or the length is out of range.
@@ -67,7 +76,7 @@ def beam_search(
     live, ended = [Beam((), 0.0)], list[Beam]()
     for _ in range(max_tokens):
         # Twice the width: even if half of them end, enough go on.
-        told = ask([beam.tokens for beam in live], 2 * width)
+        told = yield [beam.tokens for beam in live]
         candidates = [
             Beam((*beam.tokens, token), beam.logprob + logprob, token in ends)
             for beam, alternatives in zip(live, told, strict=True)
@@ -84,3 +93,21 @@ def beam_search(
             break
     found = [*ended, *live]
     return heapq.nlargest(width, found, key=lambda beam: beam.score(length_penalty))
+
+
+def run_search(
+    search: Search, ask: Callable[[list[tuple[int, ...]]], Sequence[Alternatives]]
+) -> list[Beam]:
+    """Answer a search's questions until it returns."""
+    try:
+        answers = next(search)
+        while True:
+            answers = search.send(ask(answers))
+    except StopIteration as end:
+        found: list[Beam] = end.value
+        return found
+
+
+def alternatives_of(width: int) -> SamplingParams:
+    """How a search of this width asks for the next token; the engine tells likelier ones first."""
+    return SamplingParams(max_tokens=1, temperature=0, logprobs=2 * width, ignore_eos=True)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from yearling.core.errors import ConfigError, EngineError, RequestError, UnsupportedError
 from yearling.core.messages import Message, parse_messages
 from yearling.serving.admission import AdmissionLimits
-from yearling.serving.beams import Alternatives, Beam, beam_search
+from yearling.serving.beams import Alternatives, Beam, alternatives_of, beam_search, run_search
 from yearling.serving.engine import Engine, EngineStats
 from yearling.serving.model import ModelOptions, load_executor, load_model, new_engine
 from yearling.serving.request import (
@@ -249,20 +249,18 @@ class LLM:
         whole = SamplingParams(max_tokens=max(max_tokens, 1))
         self._engine.limits.check(GenerationRequest("beams", tokens, whole), 0)
 
-        def ask(answers: Sequence[tuple[int, ...]], count: int) -> list[Alternatives]:
-            sampling = SamplingParams(max_tokens=1, temperature=0, logprobs=count, ignore_eos=True)
+        def ask(answers: Sequence[tuple[int, ...]]) -> list[Alternatives]:
             prompts = [[*tokens, *answer] for answer in answers]
-            results = self._answer(prompts, sampling, [adapter] * len(prompts))
+            results = self._answer(prompts, alternatives_of(width), [adapter] * len(prompts))
             return [result.logprobs[0].top for result in results]
 
-        beams = beam_search(
-            ask,
+        search = beam_search(
             self._model.eos_token_ids,
             width=width,
             max_tokens=max_tokens,
             length_penalty=length_penalty,
         )
-        return [self._beam_result(len(tokens), beam) for beam in beams]
+        return [self._beam_result(len(tokens), beam) for beam in run_search(search, ask)]
 
     def logits(self, ids: Sequence[int], num_prompt: int | None = None) -> "NDArray[np.float32]":
         """Logits of every position of a sequence: an array [T, V] in float32.
@@ -400,9 +398,8 @@ class LLM:
         return [_result(events[request.request_id]) for request in requests]
 
     def _beam_result(self, num_prompt: int, beam: Beam) -> GenerationResult:
-        shown = beam.tokens[:-1] if beam.is_ended else beam.tokens
         return GenerationResult(
-            text="" if self._model.tokenizer is None else self.detokenize(shown),
+            text="" if self._model.tokenizer is None else self.detokenize(beam.shown),
             tokens=beam.tokens,
             finish_reason="stop" if beam.is_ended else "length",
             usage=Usage(num_prompt, len(beam.tokens)),

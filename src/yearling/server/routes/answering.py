@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from yearling.core.errors import ContextLengthError, RequestError
 from yearling.models.tokenizer import Tokenizer
+from yearling.server.beams import BeamEngine
 from yearling.server.generation import Generation
 from yearling.server.models import ServedModel
 from yearling.server.service import Service
@@ -23,6 +24,7 @@ from yearling.server.streaming import (
 )
 from yearling.serving.request import GenerationRequest, OutputEvent, SamplingParams
 from yearling.wire.openai.answers import TokenTexts
+from yearling.wire.openai.beams import Beams
 
 __all__ = [
     "AnswerFold",
@@ -177,6 +179,7 @@ async def answer(
     *,
     is_streamed: bool,
     framing: Framing = OPENAI,
+    beams: Beams | None = None,
 ) -> Response:
     """Run requests and answer with a stream or a whole body.
 
@@ -185,8 +188,9 @@ async def answer(
         ClientLeftError: the client left before the answer had begun.
     """
     service = service_of(request)
+    engine = None if beams is None else _searching(model, requests, beams)
     async with AsyncExitStack() as stack:
-        generation = await stack.enter_async_context(service.generation(model, requests))
+        generation = await stack.enter_async_context(service.generation(model, requests, engine))
         if not is_streamed:
             await unless_client_leaves(request, _collect(generation, fold))
             return json_response(fold.body())
@@ -199,6 +203,19 @@ async def answer(
             silence_seconds=service.limits.stream_silence_seconds,
             framing=framing,
         )
+
+
+def _searching(
+    model: ServedModel, requests: Sequence[GenerationRequest], beams: Beams
+) -> BeamEngine:
+    return BeamEngine(
+        model.engine,
+        requests,
+        beams,
+        ends=model.end_token_ids,
+        context=model.context,
+        decode=lambda tokens: model.tokenizer.decode(list(tokens)),
+    )
 
 
 async def _collect(generation: Generation, fold: AnswerFold) -> None:

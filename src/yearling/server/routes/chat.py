@@ -104,4 +104,6 @@ async def create_chat_completion(request: Request) -> Response:
         token_texts=token_texts(model.tokenizer) if has_logprobs else None,
         has_tools=chat.tools is not None,
     )
-    return await answer(request, model, begun.requests, fold, is_streamed=chat.is_streamed)
+    return await answer(
+        request, model, begun.requests, fold, is_streamed=chat.is_streamed, beams=chat.beams
+    )

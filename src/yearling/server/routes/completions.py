@@ -65,7 +65,14 @@ async def create_completion(request: Request) -> Response:
         num_logprobs=completion.num_logprobs,
         token_bytes=model.tokenizer.token_bytes,
     )
-    return await answer(request, model, requests, fold, is_streamed=completion.is_streamed)
+    return await answer(
+        request,
+        model,
+        requests,
+        fold,
+        is_streamed=completion.is_streamed,
+        beams=completion.beams,
+    )
 
 
 def _encode(model: ServedModel, completion: CompletionRequest) -> list[EchoedPrompt]:

@@ -14,6 +14,7 @@ from yearling.core.errors import RequestError, UnsupportedError
 from yearling.core.messages import Message, parse_messages
 from yearling.serving.request import FinishReason, Guide, SamplingParams, Usage
 from yearling.wire.limits import RequestLimits
+from yearling.wire.openai.beams import Beams, beams_of
 from yearling.wire.openai.fields import REFUSED_CHAT_FIELDS, read_fields
 from yearling.wire.openai.generation import (
     AnswerHead,
@@ -80,6 +81,7 @@ class ChatRequest:
         cache_key: Narrows which requests share cached blocks; empty shares within the account.
         user: Whom the caller acts for, for the log.
         tools: What the answer may do with tools; None for nothing.
+        beams: How answers are searched for, instead of drawn.
     """
 
     model: str
@@ -91,6 +93,7 @@ class ChatRequest:
     cache_key: str
     user: str | None
     tools: ToolUse | None = None
+    beams: Beams | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,16 +125,18 @@ def parse_chat_request(body: Mapping[str, Any], limits: RequestLimits) -> ChatRe
             parameter=guide.field,
         )
     sampling = _sampling(fields, limits, guide if tools is None else tools.guide)
+    num_choices = check_choices(fields, limits)
     return ChatRequest(
         model=fields.model,
         messages=parse_messages(fields.messages),
-        num_choices=check_choices(fields, limits),
+        num_choices=num_choices,
         sampling=sampling,
         is_streamed=bool(fields.stream),
         has_usage_chunk=bool(fields.stream_options and fields.stream_options.include_usage),
         cache_key=fields.prompt_cache_key or "",
         user=fields.safety_identifier or fields.user,
         tools=tools,
+        beams=beams_of(fields, num_choices),
     )
 
 

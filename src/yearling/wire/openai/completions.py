@@ -13,6 +13,7 @@ from pydantic import Field
 from yearling.core.errors import RequestError, UnsupportedError
 from yearling.serving.request import FinishReason, SamplingParams, Usage
 from yearling.wire.limits import RequestLimits
+from yearling.wire.openai.beams import Beams, beams_of
 from yearling.wire.openai.fields import REFUSED_COMPLETION_FIELDS, read_fields
 from yearling.wire.openai.generation import (
     AnswerHead,
@@ -66,6 +67,7 @@ class CompletionRequest:
         is_echoed: The prompt comes before the answer, with its log-probabilities.
         is_prompt_only: Nothing is generated.
         user: Whom the caller acts for, for the log.
+        beams: How answers are searched for, instead of drawn.
     """
 
     model: str
@@ -79,6 +81,7 @@ class CompletionRequest:
     is_streamed: bool
     has_usage_chunk: bool
     user: str | None
+    beams: Beams | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ def parse_completion_request(body: Mapping[str, Any], limits: RequestLimits) -> 
     """
     fields = read_fields(CompletionBody, body, REFUSED_COMPLETION_FIELDS)
     num_returned = check_choices(fields, limits)
+    beams = beams_of(fields, num_returned)
     num_choices = _num_choices(fields, limits, num_returned)
     is_echoed = bool(fields.echo)
     is_prompt_only = fields.max_tokens == 0
@@ -123,6 +127,7 @@ def parse_completion_request(body: Mapping[str, Any], limits: RequestLimits) -> 
         is_streamed=bool(fields.stream),
         has_usage_chunk=bool(fields.stream_options and fields.stream_options.include_usage),
         user=fields.user,
+        beams=beams,
     )
 
 

@@ -61,6 +61,15 @@ class GenerationBody(GuidedFields):
     stop: list[str] | None = Field(default=None, description="A string or a list of strings.")
     stop_token_ids: list[int] | None = Field(default=None, description="Ids that end the answer.")
     n: int | None = Field(default=None, ge=1, description="Answers to each prompt.")
+    use_beam_search: bool | None = Field(
+        default=None, description="Find the n likeliest answers as wholes, instead of drawing."
+    )
+    length_penalty: float | None = Field(
+        default=None,
+        ge=-10,
+        le=10,
+        description="With use_beam_search: above 0 prefers longer answers.",
+    )
     stream: bool | None = Field(default=None, description="Send the answer piece by piece.")
     stream_options: StreamOptions | None = Field(default=None, description="With stream only.")
     user: str | None = Field(
