@@ -1,8 +1,9 @@
-"""`yearling bench growth`: how speed changes with the length of the context and with the streams.
+"""`yearling bench growth`: how speed changes with the context, the streams and the model's size.
 
 A point of context is one stream's speed behind a prompt of so many tokens: the tokens after the
-first, over the time after it. A point of streams is the speed of so many short answers together.
-Engines follow each other at every point, so they meet the same minute of the machine.
+first, over the time after it. A point of streams is the speed of so many short answers together. A
+point of size is one stream's speed, behind 256 tokens, of a model of random weights. Engines follow
+each other at every point, so they meet the same minute of the machine.
 """
 
 import sys
@@ -20,6 +21,7 @@ from benchmarks.serving.machine import BusyWatch, busy_load
 from benchmarks.serving.prepare import requantised_file
 from benchmarks.serving.report import OURS
 from benchmarks.serving.session import Progress
+from benchmarks.serving.sized_models import SHAPES, sized_model
 from benchmarks.serving.workload import Phase, Timing, english_text
 
 __all__ = ["GrowthReport", "GrowthSettings", "run_growth"]
@@ -31,6 +33,7 @@ _CONTEXTS = (256, 512, 1024, 2048, 4096, 8000)
 _STREAMS = (1, 2, 4, 8, 16, 32, 64, 128)
 _CONTEXT_TOKENS = 8192
 _SHORT_PROMPT_TOKENS = 16
+_SIZED_CONTEXT = 256
 
 Curves = dict[str, dict[str, dict[int, float]]]
 """Tokens per second by axis, engine and point."""
@@ -58,7 +61,7 @@ class GrowthReport:
     """What a run found.
 
     Attributes:
-        curves: `context` and `streams`.
+        curves: `context`, `streams` and `size`, in millions of parameters.
         warnings: What may have disturbed it.
     """
 
@@ -88,11 +91,15 @@ class GrowthReport:
         return {"tokens_per_second": self.curves, "warnings": list(self.warnings)}
 
     def draw(self, path: Path) -> None:
-        """Draw both axes side by side, as the suffix says."""
+        """Draw the axes side by side, as the suffix says."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        labels = {"context": "tokens of context, one stream", "streams": "streams"}
+        figure = Figure(figsize=(14, 4), layout="constrained")
+        labels = {
+            "context": "tokens of context, one stream",
+            "streams": "streams",
+            "size": "millions of parameters, one stream",
+        }
         for axes, (axis, by_engine) in zip(
             figure.subplots(1, len(self.curves)), self.curves.items(), strict=True
         ):
@@ -108,7 +115,7 @@ class GrowthReport:
 
 
 def run_growth(settings: GrowthSettings, progress: Progress) -> GrowthReport:
-    """Measure both axes.
+    """Measure every axis.
 
     Raises:
         BenchmarkError: a peer is unknown or not installed, or an engine fails.
@@ -124,28 +131,49 @@ def run_growth(settings: GrowthSettings, progress: Progress) -> GrowthReport:
         raise BenchmarkError(f"{path} carries no tokenizer to cut prompts with.")
     tokens = tokenizer.encode(english_text())
     watch, load_warning = BusyWatch(), busy_load()
-    curves: Curves = {}
-    for axis, points in (("context", _CONTEXTS), ("streams", _STREAMS)):
+    runner = _Runner(settings, tokens, watch, progress)
+    curves: Curves = {
+        axis: runner.speeds(axis, points, _commands(settings.peers, path, axis))
+        for axis, points in (("context", _CONTEXTS), ("streams", _STREAMS))
+    }
+    by_size: dict[str, dict[int, float]] = defaultdict(dict)
+    for shape in SHAPES:
+        model, parameters = sized_model(shape, path, PEER_FILES)
+        speeds = runner.speeds("size", [_SIZED_CONTEXT], _commands(settings.peers, model, "size"))
+        for name, by_point in speeds.items():
+            by_size[name][round(parameters / 1e6)] = by_point[_SIZED_CONTEXT]
+    curves["size"] = dict(by_size)
+    return GrowthReport(curves, [*([load_warning] if load_warning else []), *watch.warnings()])
+
+
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    settings: GrowthSettings
+    tokens: Sequence[int]
+    watch: BusyWatch
+    progress: Progress
+
+    def speeds(
+        self, axis: str, points: Sequence[int], commands: Sequence[EngineCommand]
+    ) -> dict[str, dict[int, float]]:
+        """Median speed of each engine at each point."""
         samples: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         with ExitStack() as stack:
-            engines = [
-                stack.enter_context(EngineProcess(command))
-                for command in _commands(settings.peers, path, axis)
-            ]
-            for repeat in range(-1, settings.repeats):  # the first warms up, and does not count
+            engines = [stack.enter_context(EngineProcess(command)) for command in commands]
+            for repeat in range(-1, self.settings.repeats):  # the first warms up
                 for point in points:
-                    phase = _phase(axis, point, repeat, tokens, settings.new_tokens)
+                    phase = _phase(axis, point, repeat, self.tokens, self.settings.new_tokens)
                     for engine in engines:
-                        progress(f"{axis} {point}, round {repeat + 1}, {engine.name}")
-                        with watch.during(f"{engine.name} {axis} {point}", engine.pid):
+                        where = f"{engine.name} {axis} {point}"
+                        self.progress(f"{where}, round {repeat + 1}")
+                        with self.watch.during(where, engine.pid):
                             timing = engine.run(phase)
                         if repeat >= 0:
                             samples[engine.name][point].append(_speed(phase, timing))
-        curves[axis] = {
+        return {
             name: {point: median(values) for point, values in by_point.items()}
             for name, by_point in samples.items()
         }
-    return GrowthReport(curves, [*([load_warning] if load_warning else []), *watch.warnings()])
 
 
 def _commands(peers: tuple[str, ...], model: Path, axis: str) -> list[EngineCommand]:
@@ -153,13 +181,13 @@ def _commands(peers: tuple[str, ...], model: Path, axis: str) -> list[EngineComm
         raise BenchmarkError(f"unknown peers {', '.join(unknown)}: there are {', '.join(PEERS)}.")
     commands = [EngineCommand(OURS, Path(sys.executable), f"{_ENGINES}.yearling", model)]
     if "llama.cpp" in peers:
-        slots = 1 if axis == "context" else max(_STREAMS)
+        slots = max(_STREAMS) if axis == "streams" else 1
         commands.append(
             EngineCommand(
                 "llama.cpp",
                 peer_python(),
                 f"{_ENGINES}.llama_cpp",
-                requantised_file(model, PEER_FILES),
+                model if axis == "size" else requantised_file(model, PEER_FILES),
                 {"slots": slots, "slot_tokens": _CONTEXT_TOKENS if slots == 1 else 128},
             )
         )
@@ -169,13 +197,13 @@ def _commands(peers: tuple[str, ...], model: Path, axis: str) -> list[EngineComm
 
 
 def _phase(axis: str, point: int, repeat: int, tokens: Sequence[int], new_tokens: int) -> Phase:
-    size, count = (point, 1) if axis == "context" else (_SHORT_PROMPT_TOKENS, point)
+    size, count = (_SHORT_PROMPT_TOKENS, point) if axis == "streams" else (point, 1)
     start = (repeat + 1) * 7919 + 131 * point  # no two phases share a beginning
     prompts = tuple(
         tuple(tokens[(start + n * size + i) % len(tokens)] for i in range(size))
         for n in range(count)
     )
-    return Phase(axis, prompts, new_tokens, is_streamed=axis == "context")
+    return Phase(axis, prompts, new_tokens, is_streamed=axis != "streams")
 
 
 def _speed(phase: Phase, timing: Timing) -> float:

@@ -1,7 +1,7 @@
 """Guessed tokens: answers are those without, whatever is guessed, and right guesses save steps."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from tests.models.tiny_files import tiny_gguf
 from yearling import LLM, SamplingParams
 from yearling.core.errors import ConfigError
 from yearling.serving.draft_model import DraftModel
-from yearling.serving.drafts import PromptLookup
+from yearling.serving.drafts import Pace, PromptLookup
 from yearling.serving.engine import Engine, EngineConfig
 from yearling.serving.executor import CacheShape
+
+Wanted = Mapping[str, tuple[Sequence[int], int]]
 
 
 class Oracle:
@@ -26,16 +28,20 @@ class Oracle:
 
     share_of_errors = 0.2
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._dice = random.Random(most)
+    def __init__(self) -> None:
+        self._dice = random.Random(7)
+        self.known: set[str] = set()
 
-    def guess(self, tokens: Sequence[int]) -> tuple[int, ...]:
-        truth = true_answer(tokens, self._dice.randrange(self._most + 1))
+    def guess(self, wanted: Wanted) -> dict[str, tuple[int, ...]]:
+        self.known |= set(wanted)
+        return {name: self.guess_one(*asked) for name, asked in wanted.items()}
+
+    def guess_one(self, tokens: Sequence[int], count: int) -> tuple[int, ...]:
+        truth = true_answer(tokens, self._dice.randrange(count + 1))
         return tuple(t ^ (self._dice.random() < self.share_of_errors) for t in truth)
 
-    def learn(self, num_guessed: int, num_held: int) -> None:
-        assert 0 <= num_held <= num_guessed
+    def forget(self, request_id: str) -> None:
+        self.known.discard(request_id)
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +115,9 @@ def test_no_guesses_where_a_choice_depends_on_the_one_before_or_nothing_is_undon
 def test_wrong_guess_that_breaks_the_logits_hurts_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = true_answer(PROMPTS[0], 40)
     bad = next(token for token in range(256) if token not in {*answer, *PROMPTS[0]})
-    monkeypatch.setattr(Oracle, "guess", lambda _, tokens: (*true_answer(tokens, 2), bad, bad))
+    monkeypatch.setattr(
+        Oracle, "guess_one", lambda _, tokens, count: (*true_answer(tokens, 2), bad, bad)[:count]
+    )
     engine = make_engine(FakeExecutor(bad_token=bad), speculation="prompt_lookup")
     (given,) = drive(engine, make_request(PROMPTS[0], max_tokens=40))
     assert given.tokens == answer
@@ -136,15 +144,36 @@ def test_guesses_do_not_hold_up_a_prompt() -> None:
 
 
 def test_guesses_are_shorter_after_one_that_failed() -> None:
-    lookup = PromptLookup(most=8)
-    seen = [1, 2, 3, *range(10, 30), 1, 2, 3]
-    assert lookup.guess(seen) == tuple(range(10, 18))
-    lookup.learn(8, 2)
-    assert lookup.guess([*seen, 10, 11]) == (12, 13, 14, 15)
-    lookup.learn(4, 0)
-    assert [lookup.guess([*seen, *range(10, 12 + n)]) for n in range(4)] == [(), (), (), (15,)]
-    lookup.learn(1, 1)
-    assert lookup.guess([*seen, *range(10, 16)]) == (16, 17)
+    pace = Pace(most=8)
+    assert pace.next_length() == 8
+    pace.learn(8, 2)
+    assert pace.next_length() == 4
+    pace.learn(4, 0)
+    assert [pace.next_length() for _ in range(4)] == [0, 0, 0, 1]
+    pace.learn(1, 1)
+    assert pace.next_length() == 2
+
+
+def test_each_request_is_looked_up_in_its_own_text_until_it_ends() -> None:
+    lookup, seen = PromptLookup(), [1, 2, 3, *range(10, 30), 1, 2, 3]
+    asked = {"a": (seen, 8), "b": ([1, 2, 3, 50, 1, 2, 3], 2), "c": (seen, 0)}
+    assert lookup.guess(asked) == {"a": tuple(range(10, 18)), "b": (50, 1), "c": ()}
+    lookup.forget("a")
+    assert lookup.guess({"a": ([1, 2, 3], 4)}) == {"a": ()}
+
+
+def test_what_guesses_is_told_of_every_end() -> None:
+    engine = make_engine(speculation="prompt_lookup")
+    oracle = engine._drafter
+    assert isinstance(oracle, Oracle)
+    requests = [make_request(prompt, max_tokens=20) for prompt in PROMPTS[:3]]
+    for request in requests:
+        engine.add(request)
+    while engine.has_work:
+        engine.step()
+        engine.cancel(requests[2].request_id)
+        assert oracle.known <= {request.request_id for request in requests}
+    assert not oracle.known
 
 
 class ErringDraft(DraftModel):
@@ -243,6 +272,17 @@ def test_a_long_text_is_read_over_several_steps() -> None:
     assert given.tokens == true_answer(prompt, 60)
     assert engine.stats().accepted_tokens > 10
     assert draft._engine.stats().num_running == 0
+
+
+def test_guesses_of_a_draft_need_one_and_somebody_who_checks_them() -> None:
+    with pytest.raises(ConfigError, match="needs the model that drafts"):
+        make_engine(speculation="draft_model")
+    closed: list[bool] = []
+    draft = DraftModel(make_engine(), vocabulary=258, close=lambda: closed.append(True))
+    window = FakeExecutor(shapes=[CacheShape("full", 64), CacheShape("window", 64, 32)])
+    with pytest.raises(ConfigError, match="leave draft_model out"):
+        drafted_engine(draft, window)
+    assert closed
 
 
 def test_contradicting_options_are_refused(smollm2_path: Path) -> None:

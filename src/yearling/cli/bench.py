@@ -63,7 +63,7 @@ def growth(
     chart: Annotated[Path | None, typer.Option(help="Also draw it, as .svg or .png.")] = None,
     json_file: _Json = None,
 ) -> None:
-    """Speed against the length of the context, and against the number of streams."""
+    """Speed against the context, the streams, and the size of the model."""
     run = _benchmark("benchmarks.serving.growth")
     settings = run.GrowthSettings(
         model=model, peers=() if peers == "none" else tuple(peers.split(",")), repeats=repeats

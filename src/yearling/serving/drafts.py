@@ -30,6 +30,10 @@ class Drafter(Protocol):
         """Guess how texts go on: token ids and how many to guess, by request."""
         ...
 
+    def forget(self, request_id: str) -> None:
+        """Note that a request has ended."""
+        ...
+
     def close(self) -> None:
         """Free what it holds."""
         ...
@@ -68,27 +72,47 @@ class Pace:
             self._pause = _RUN
 
 
-class PromptLookup(Pace):
-    """Guesses for one answer, out of itself and its prompt.
+class PromptLookup:
+    """Guesses for answers out of themselves and their prompts; see `Drafter`.
 
-    >>> lookup = PromptLookup(most=4)
-    >>> lookup.guess([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3])
-    (4, 5, 6, 7)
-    >>> lookup.guess([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 9])
-    ()
+    >>> lookup = PromptLookup()
+    >>> lookup.guess({"a": ([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3], 4)})
+    {'a': (4, 5, 6, 7)}
+    >>> lookup.guess({"a": ([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 9], 4)})
+    {'a': ()}
     """
 
-    def __init__(self, most: int) -> None:
-        super().__init__(most)
-        self._ends: dict[tuple[int, ...], int] = {}  # where a run was seen to end, the last time
+    def __init__(self) -> None:
+        self._seen: dict[str, _SeenRuns] = {}
+
+    def guess(
+        self, wanted: Mapping[str, tuple[Sequence[int], int]]
+    ) -> Mapping[str, tuple[int, ...]]:
+        """Guess what follows; calls see longer and longer texts of one request."""
+        return {
+            request_id: self._seen.setdefault(request_id, _SeenRuns()).guess(tokens, count)
+            for request_id, (tokens, count) in wanted.items()
+        }
+
+    def forget(self, request_id: str) -> None:
+        """Drop what was seen of a request."""
+        self._seen.pop(request_id, None)
+
+    def close(self) -> None:
+        """Nothing is held that must be freed."""
+
+
+class _SeenRuns:
+    """Where runs of one text were seen to end, the last time."""
+
+    def __init__(self) -> None:
+        self._ends: dict[tuple[int, ...], int] = {}
         self._num_seen = 0
 
-    def guess(self, tokens: Sequence[int]) -> tuple[int, ...]:
-        """Guess what follows; calls see longer and longer tokens of one answer."""
+    def guess(self, tokens: Sequence[int], count: int) -> tuple[int, ...]:
         last = len(tokens)
         for end in range(max(self._num_seen, _RUN), last):
             self._ends[tuple(tokens[end - _RUN : end])] = end
         self._num_seen = last
-        length = self.next_length()
         seen = self._ends.get(tuple(tokens[last - _RUN :]))
-        return () if seen is None else tuple(tokens[seen : seen + length])
+        return () if seen is None else tuple(tokens[seen : seen + count])

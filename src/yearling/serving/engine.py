@@ -11,7 +11,7 @@ from typing import Protocol
 from pydantic import Field
 
 from yearling.core.config import Config
-from yearling.core.errors import EngineError, RequestError
+from yearling.core.errors import ConfigError, EngineError, RequestError
 from yearling.serving.adapters import Adapters
 from yearling.serving.admission import AdmissionLimits
 from yearling.serving.block_pool import root_key
@@ -134,9 +134,13 @@ class Engine:
             config: How much to do at once.
             vocabulary: Refuse token ids from here on; None checks nothing.
             drafter: Guesses, where `config` takes them from a draft model.
+
+        Raises:
+            ConfigError: guesses are to come from a draft model, and there is none, or nothing can
+                check them.
         """
         config = config or EngineConfig()
-        self._drafter = drafter
+        self._drafter = _drafter_of(config, executor, drafter)
         max_step_tokens = min(config.max_step_tokens, executor.max_step_tokens)
         max_sequences = min(config.max_sequences, max_step_tokens, executor.max_logit_rows)
         max_waiting = config.max_waiting
@@ -167,13 +171,12 @@ class Engine:
         if tokenizer is not None and vocabulary is not None:
             self._guides = Guides(tokenizer, vocabulary, self._eos_token_ids, executor.threads)
         self._config = config
-        self._is_guessing = config.speculation != "none" and executor.takes_guesses
         limits = StepLimits(
             max_step_tokens,
             executor.max_logit_rows,
             max_sequences,
             executor.needs_whole_prompt,
-            config.max_guesses + 1 if self._is_guessing else 0,
+            0 if self._drafter is None else config.max_guesses + 1,
         )
         self._scheduler = Scheduler(self._cache, limits)
         self._generations: dict[str, Generation] = {}
@@ -283,8 +286,8 @@ class Engine:
 
     def _run_step(self, events: list[OutputEvent]) -> None:
         started = perf_counter()
-        if self._is_guessing and len(self._scheduler.running) <= self._config.max_guesses:
-            self._guess()
+        if self._drafter is not None:
+            self._guess(self._drafter)
         self._look_ahead(events)
         chunks = self._scheduler.schedule()
         if not chunks:
@@ -302,21 +305,15 @@ class Engine:
         self._counts.executor_seconds += returned - called
         self._counts.step_seconds += perf_counter() - started
 
-    def _guess(self) -> None:
+    def _guess(self, drafter: Drafter) -> None:
         """Guess how the answers that wait for their next token alone go on behind it."""
-        running = (self._generations[s.request_id] for s in self._scheduler.running)
-        waiting = [(g, g.pace) for g in running if g.pace and g.sequence.num_remaining == 1]
-        if self._drafter is None:
-            for generation, lookup in waiting:
-                assert isinstance(lookup, PromptLookup), "what it was made as"
-                guessed = lookup.guess(generation.sequence.tokens)
-                generation.sequence.guesses = guessed[: generation.most_guesses]
-            return
         left = self._config.max_guesses + 1 - len(self._scheduler.running)
         if left <= 0 or self._scheduler.waiting:  # the scheduler would check none
             return
+        running = (self._generations[s.request_id] for s in self._scheduler.running)
+        waiting = [(g, g.pace) for g in running if g.pace and g.sequence.num_remaining == 1]
         share = max(1, left // max(1, len(waiting)))
-        found = self._drafter.guess(
+        found = drafter.guess(
             {
                 g.sequence.request_id: (
                     g.sequence.tokens,
@@ -395,6 +392,8 @@ class Engine:
         return True
 
     def _forget(self, generation: Generation) -> None:
+        if self._drafter is not None:
+            self._drafter.forget(generation.sequence.request_id)
         self._scheduler.remove(generation.sequence)
         self._adapters.give_back(generation.adapter)
         del self._generations[generation.sequence.request_id]
@@ -416,9 +415,8 @@ class Engine:
             guided=guided,
             adapter=adapter,
         )
-        if self._is_guessing and generation.can_guess:
-            kind = PromptLookup if self._drafter is None else Pace
-            generation.pace = kind(self._config.max_guesses)
+        if self._drafter is not None and generation.can_guess:
+            generation.pace = Pace(self._config.max_guesses)
         return generation
 
     def _stop_tokens(self, sampling: SamplingParams) -> list[int]:
@@ -455,6 +453,25 @@ class Engine:
             tables=self._cache.new_tables(root),
             is_scoring=request.is_prompt_only or request.sampling.prompt_logprobs is not None,
         )
+
+
+def _drafter_of(config: EngineConfig, executor: Executor, given: Drafter | None) -> Drafter | None:
+    """What guesses; None where nothing does, or the executor can check no guesses."""
+    if config.speculation == "draft_model":
+        if given is None:
+            raise ConfigError(
+                "speculation='draft_model' needs the model that drafts: LLM(…, draft_model=…) and "
+                "yearling serve --draft-model load one."
+            )
+        if not executor.takes_guesses:
+            given.close()
+            raise ConfigError(
+                "this model's steps cannot be undone, or its executor checks no guesses: leave "
+                "draft_model out."
+            )
+        return given
+    has_lookup = config.speculation == "prompt_lookup" and executor.takes_guesses
+    return PromptLookup() if has_lookup else None
 
 
 @dataclass(slots=True)
