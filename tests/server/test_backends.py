@@ -1,8 +1,10 @@
 """`--backend openai:URL`: a real llama.cpp server behind our address, keys and list of models."""
 
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -152,6 +154,43 @@ def test_a_backend_that_refuses_us_is_not_our_clients_fault() -> None:
                 assert "sk-back" not in str(said)
             status, said = live.json("/v1/completions", {"model": "nowhere", "prompt": "a"})
             assert (status, "there is locked" in said["error"]["message"]) == (404, True)
+        backend.shutdown()
+
+
+class Endless(Refusing):
+    """Streams one piece, and then nothing more."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        self.wfile.write(b'data: {"choices": []}\n\n')
+        self.wfile.flush()
+        time.sleep(20)
+
+
+def test_a_stream_that_the_end_of_the_server_cuts_says_so() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as backend:
+        backend.daemon_threads = True
+        threading.Thread(target=backend.serve_forever, daemon=True).start()
+        address = f"openai:http://127.0.0.1:{backend.server_port}/v1"
+        with started([*SERVE, "--backend", address], seconds=60) as live:
+            body = b'{"model": "locked", "prompt": "a", "stream": true}'
+            head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{live.port}\r\n"
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            with live.connect() as connection:
+                connection.sendall(head.encode() + body)
+                said = b""
+                while b"choices" not in said:
+                    said += connection.recv(65536)
+                assert live.process is not None
+                for _ in range(2):  # the second ends it now
+                    live.process.send_signal(signal.SIGTERM)
+                    time.sleep(0.3)
+                while piece := connection.recv(65536):
+                    said += piece
+            assert b"shutting_down" in said
+            assert live.process.wait(10) != 0
         backend.shutdown()
 
 

@@ -5,10 +5,11 @@ known is the other server's to say. This one adds what it demands of everybody: 
 hosts, its bounds on bodies.
 """
 
+import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from typing import Any, TypeVar
 
 import httpx
 from fastapi import Request
@@ -24,6 +25,7 @@ from yearling.wire.openai.models import model_object
 
 __all__ = ["Backend"]
 
+_Result = TypeVar("_Result")
 _log = logging.getLogger(__name__)
 
 _PREFIX = "/v1"
@@ -56,6 +58,7 @@ class Backend:
             headers=headers, timeout=_PATIENCE, trust_env=False, limits=_LIMITS
         )
         self.models: Mapping[str, dict[str, Any]] = {}
+        self._end: asyncio.Future[ErrorReply] | None = None
 
     async def start(self) -> None:
         """Ask for its models.
@@ -63,6 +66,7 @@ class Backend:
         Raises:
             ConfigError: it does not answer as OpenAI's API does.
         """
+        self._end = asyncio.get_running_loop().create_future()
         try:
             reply = await self._client.get(f"{self._url}/models", timeout=_LISTING_SECONDS)
             reply.raise_for_status()
@@ -81,6 +85,11 @@ class Backend:
         """Close its connections."""
         await self._client.aclose()
 
+    def abort(self, reply: ErrorReply) -> None:
+        """End every answer that is on its way, with an error its client sees."""
+        if self._end is not None and not self._end.done():
+            self._end.set_result(reply)
+
     async def forward(self, request: Request, body: Mapping[str, Any]) -> Response:
         """Pass a request on, and its answer back.
 
@@ -89,7 +98,7 @@ class Backend:
             body: Its parsed body.
 
         Raises:
-            HttpError: 502, the backend cannot be reached or broke off.
+            HttpError: 502, the backend cannot be reached or broke off; or what `abort` was given.
         """
         path = request.url.path.removeprefix(_PREFIX)
         outgoing = self._client.build_request(
@@ -99,17 +108,50 @@ class Backend:
             headers={"content-type": "application/json"},
         )
         try:
-            reply = await unless_client_leaves(request, self._client.send(outgoing, stream=True))
+            sending = self._or_end(self._client.send(outgoing, stream=True))
+            reply = await unless_client_leaves(request, sending)
             if reply.is_redirect or reply.status_code in _REFUSALS:
                 await reply.aclose()
                 raise HttpError(self._refused(reply.status_code))
             headers = {name: reply.headers[name] for name in _KEPT_HEADERS if name in reply.headers}
             if reply.headers.get("content-type", "").startswith("text/event-stream"):
-                return _Passed(reply, headers)
-            content = await unless_client_leaves(request, _whole(reply))
+                return _Passed(reply, headers, self._pieces(reply))
+            content = await unless_client_leaves(request, self._or_end(_whole(reply)))
         except httpx.HTTPError as error:
             raise HttpError(self._unreachable(error)) from error
         return Response(content, reply.status_code, headers)
+
+    async def _or_end(self, work: Awaitable[_Result]) -> _Result:
+        """Wait for work, as long as nothing ends it.
+
+        Raises:
+            HttpError: something did.
+        """
+        assert self._end is not None, "it was started"
+        working = asyncio.ensure_future(work)
+        try:
+            await asyncio.wait((working, self._end), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not working.done():
+                working.cancel()
+        if working.cancelled() or not working.done():
+            raise HttpError(self._end.result())
+        return working.result()
+
+    async def _pieces(self, reply: httpx.Response) -> AsyncIterator[bytes]:
+        pieces = aiter(reply.aiter_bytes())
+        try:
+            while (piece := await self._or_end(anext(pieces, None))) is not None:
+                yield piece
+            return
+        except HttpError as error:
+            said = error.reply
+        except httpx.HTTPError as error:
+            said = ErrorReply(
+                502, f"The backend broke off ({type(error).__name__}).", "server_error",
+                "backend_unreachable",
+            )  # fmt: skip
+        yield f"data: {json.dumps(said.payload())}\n\n".encode()
 
     def _described(self, entry: Mapping[str, Any]) -> dict[str, Any]:
         context, created = entry.get("max_model_len"), entry.get("created")
@@ -139,8 +181,10 @@ class Backend:
 class _Passed(StreamingResponse):
     """A stream as it comes; closed, and with it the backend's work, however it ends."""
 
-    def __init__(self, reply: httpx.Response, headers: Mapping[str, str]) -> None:
-        super().__init__(_pieces(reply), reply.status_code, headers)
+    def __init__(
+        self, reply: httpx.Response, headers: Mapping[str, str], pieces: AsyncIterator[bytes]
+    ) -> None:
+        super().__init__(pieces, reply.status_code, headers)
         self._reply = reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -155,15 +199,3 @@ async def _whole(reply: httpx.Response) -> bytes:
         return await reply.aread()
     finally:
         await reply.aclose()
-
-
-async def _pieces(reply: httpx.Response) -> AsyncIterator[bytes]:
-    try:
-        async for piece in reply.aiter_bytes():
-            yield piece
-    except httpx.HTTPError as error:
-        said = ErrorReply(
-            502, f"The backend broke off ({type(error).__name__}).", "server_error",
-            "backend_unreachable",
-        )  # fmt: skip
-        yield f"data: {json.dumps(said.payload())}\n\n".encode()

@@ -98,3 +98,5 @@ class Service:
         """End every running generation with an error its client sees."""
         for generation in self._running:
             generation.fail(HttpError(self.draining_reply()))
+        for backend in set(self.backends.values()):
+            backend.abort(self.draining_reply())
