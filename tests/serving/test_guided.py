@@ -1,10 +1,13 @@
 """Guides: whatever a model would rather say, the answer is what was asked for, to its end."""
 
 import json
+import math
 import random
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +17,11 @@ from fake_tokenizer import ByteTokenizer
 from pydantic import ValidationError
 
 from yearling.core.errors import RequestError, UnsupportedError
+from yearling.kernels.reference_sampling import SamplingOptions, sample
 from yearling.models.tokenizer import Tokenizer
-from yearling.serving.engine import Engine
+from yearling.serving.engine import Engine, EngineConfig
+from yearling.serving.executor import SampleInput, SampleOutput, SequenceInput, SequenceOutput
+from yearling.serving.generation import Generation
 from yearling.serving.guided import Guided, Guides
 from yearling.serving.llm import LLM
 from yearling.serving.messages import Add, FrameReader, decode_command, encode_frame
@@ -182,6 +188,95 @@ def test_a_real_model_goes_on_for_as_long_as_it_must(smollm2: LLM) -> None:
     assert longer.text.startswith(short.text)
     endless = SamplingParams(temperature=0, max_tokens=least, ignore_eos=True)
     assert smollm2.chat(question, endless).finish_reason == "length"
+
+
+def test_a_token_is_permitted_exactly_where_the_mask_has_it(smollm2: LLM, guides: Guides) -> None:
+    real = Guides(smollm2._tokenizer(), 49152, smollm2._model.eos_token_ids)
+    size = ByteTokenizer.vocabulary_size
+    for some, tokens in ((guides, range(size)), (real, range(0, 49152, 7))):
+        for guide in (Guide(json_schema=PERSON), Guide(choice=("yes", "no, never", "no, thanks"))):
+            guided, dice = some.begin(guide), random.Random(1)
+            for _ in range(12):
+                allowed = set(ids(guided))
+                looked_at = {*tokens, *list(allowed)[:200]}
+                assert {t for t in looked_at if guided.permits(t)} == allowed & looked_at
+                guided.take(dice.choice(sorted(allowed)))
+                if guided.is_finished or guided.problem is not None:
+                    break
+
+
+class Drawing(FakeExecutor):
+    """Says a and b a quarter of the time each, and z else."""
+
+    LOGITS = np.full(ByteTokenizer.vocabulary_size, -60.0)
+    LOGITS[[ord("a"), ord("b"), ord("z")]] = np.log([0.25, 0.25, 0.5])
+
+    def __init__(self) -> None:
+        super().__init__(1024)
+        self.num_again = 0
+
+    def execute(self, step: Sequence[SequenceInput]) -> list[SequenceOutput]:
+        outputs = super().execute(step)
+        return [
+            output if part.sample is None else SequenceOutput(self._draw(part.sample))
+            for part, output in zip(step, outputs, strict=True)
+        ]
+
+    def choose_again(self, samples: Sequence[tuple[int, SampleInput]]) -> list[SampleOutput | None]:
+        self.num_again += len(samples)
+        return [self._draw(sample) for _, sample in samples]
+
+    def _draw(self, wanted: SampleInput) -> SampleOutput:
+        options = SamplingOptions(
+            temperature=wanted.temperature,
+            top_p=wanted.top_p,
+            seed=wanted.seed,
+            output_index=wanted.output_index,
+            allowed=wanted.allowed,
+        )
+        return SampleOutput(sample(self.LOGITS, options), math.nan)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "share", "num_again"),
+    [
+        ({"temperature": 1.0}, 0.5, (340, 460)),
+        ({"temperature": 0.0}, 1.0, (800, 800)),
+        ({"temperature": 1.0, "top_p": 0.4}, 1.0, (0, 0)),  # with the mask a alone reaches it
+        ({"temperature": 1.0, "logit_bias": {ord("c"): 1.0}}, 0.5, (0, 0)),
+    ],
+)
+def test_a_free_choice_first_draws_as_masks_alone_do(
+    sampling: dict[str, Any], share: float, num_again: tuple[int, int]
+) -> None:
+    """Four and a half standard errors; a second choice by the first one's number would be b."""
+    executor = Drawing()
+    engine = Engine(
+        executor,
+        ByteTokenizer(),
+        context=64,
+        eos_token_ids=(END,),
+        config=EngineConfig(max_waiting=None),
+        vocabulary=258,
+    )
+    guide = Guide(regex="[ab]")
+    requests = [
+        make_request([1, 2, 3], seed=seed, max_tokens=1, guide=guide, **sampling)
+        for seed in range(800)
+    ]
+    counts = Counter(chr(answer.tokens[0]) for answer in drive(engine, *requests))
+    assert set(counts) <= {"a", "b"}
+    assert abs(counts["a"] - 800 * share) <= 64 * (share < 1)
+    assert num_again[0] <= executor.num_again <= num_again[1]
+
+
+def test_an_answer_guided_by_free_choices_is_the_one_of_masks(
+    smollm2: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = SamplingParams(temperature=0, max_tokens=60, guide=Guide(json_schema=PERSON))
+    chosen = smollm2.generate(["A person:"], params)[0].tokens
+    monkeypatch.setattr(Generation, "may_choose_first", False)
+    assert smollm2.generate(["A person:"], params)[0].tokens == chosen
 
 
 def test_a_guide_that_becomes_too_complex_says_so_briefly(guides: Guides) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -18,7 +18,7 @@ from yearling.serving.block_pool import root_key
 from yearling.serving.cache import Cache, new_group
 from yearling.serving.detokenizer import Detokenizer, Pieces
 from yearling.serving.drafts import Drafter, Pace, PromptLookup, Speculation
-from yearling.serving.executor import Executor, SequenceOutput
+from yearling.serving.executor import Executor, RechoosingExecutor, SequenceOutput
 from yearling.serving.generation import Generation
 from yearling.serving.guided import Guided, Guides, GuideTokenizer
 from yearling.serving.request import (
@@ -164,6 +164,7 @@ class Engine:
         self.error: str | None = None
         self._adapters = Adapters(executor)
         self._executor = executor
+        self._rechooser = executor if isinstance(executor, RechoosingExecutor) else None
         self._tokenizer = tokenizer
         self._pieces = None if tokenizer is None else Pieces(tokenizer)
         self._eos_token_ids = frozenset(eos_token_ids)
@@ -298,6 +299,8 @@ class Engine:
         step = [generation.step_input(chunk) for generation, chunk in rows]
         called = perf_counter()
         outputs = self._executor.execute(step)
+        if self._rechooser is not None:
+            self._choose_again(self._rechooser, [generation for generation, _ in rows], outputs)
         returned = perf_counter()
         for (generation, chunk), output in zip(rows, outputs, strict=True):
             self._take(generation, chunk, output, events)
@@ -331,7 +334,9 @@ class Engine:
         waiting = [
             (generation, generation.guided)
             for generation in self._generations.values()
-            if generation.guided is not None and generation.guided.is_waiting
+            if generation.guided is not None
+            and generation.guided.is_waiting
+            and not generation.chooses_first
         ]
         if not waiting:
             return
@@ -341,6 +346,32 @@ class Engine:
             if guided.problem is not None:
                 events.append(generation.guide_failed(guided.problem))
                 self._forget(generation)
+
+    def _choose_again(
+        self,
+        executor: RechoosingExecutor,
+        generations: Sequence[Generation],
+        outputs: list[SequenceOutput],
+    ) -> None:
+        """Choose among the allowed in place of tokens that their guides do not permit."""
+        refused = [
+            (number, generation, guided)
+            for number, (generation, output) in enumerate(zip(generations, outputs, strict=True))
+            if generation.chooses_first
+            and output.sample is not None
+            and (guided := generation.guided) is not None
+            and not guided.permits(output.sample.token)
+        ]
+        if not refused:
+            return
+        assert self._guides is not None, "something guides them"
+        self._guides.look_ahead([guided for _, _, guided in refused])
+        chosen = executor.choose_again(
+            [(number, generation.second_choice()) for number, generation, _ in refused]
+        )
+        for (number, _, _), sample in zip(refused, chosen, strict=True):
+            assert sample is not None, "its logits were finite a moment ago"
+            outputs[number] = replace(outputs[number], sample=sample)
 
     def _take(
         self,
@@ -417,6 +448,9 @@ class Engine:
         )
         if self._drafter is not None and generation.can_guess:
             generation.pace = Pace(self._config.max_guesses)
+        generation.chooses_first = (
+            guided is not None and self._rechooser is not None and generation.may_choose_first
+        )
         return generation
 
     def _stop_tokens(self, sampling: SamplingParams) -> list[int]:

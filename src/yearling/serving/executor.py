@@ -10,6 +10,7 @@ __all__ = [
     "CacheShape",
     "Executor",
     "GroupBlocks",
+    "RechoosingExecutor",
     "SampleInput",
     "SampleOutput",
     "SequenceInput",
@@ -167,6 +168,23 @@ class Executor(Protocol):
 
     def execute(self, step: Sequence[SequenceInput]) -> list[SequenceOutput]:
         """Run one step; afterwards the keys and values of all its tokens are in the cache."""
+        ...
+
+
+@runtime_checkable
+class RechoosingExecutor(Executor, Protocol):
+    """An executor whose last step's logits are still there."""
+
+    def choose_again(self, samples: Sequence[tuple[int, SampleInput]]) -> list[SampleOutput | None]:
+        """Choose other tokens in place of those that the last step chose.
+
+        Args:
+            samples: Numbers of sequences of the last step that chose a token, without penalties
+                or bias, and how to choose another.
+
+        Returns:
+            The tokens; None where logits are not finite.
+        """
         ...
 
 

@@ -22,6 +22,7 @@ from yearling.serving.sequence import TokenSequence
 __all__ = ["Generation"]
 
 _OUT_OF_REACH = -1e9  # added to a logit; far below any, and finite
+_SECOND_CHOICES = 1 << 63  # added to the counter of random numbers, which no answer reaches
 
 
 @dataclass(eq=False, slots=True)
@@ -39,6 +40,7 @@ class Generation:
         guided: Where the answer stands in its guide, or None without one.
         adapter: What its tokens are computed with beside the model, or None.
         pace: How many of its tokens are worth guessing; None where none is.
+        chooses_first: Whether its tokens are chosen before anybody asks the guide.
     """
 
     sequence: TokenSequence
@@ -51,6 +53,7 @@ class Generation:
     guided: Guided | None = None
     adapter: Adapter | None = None
     pace: Pace | None = None
+    chooses_first: bool = False
     _scores: list[TokenLogprob | None] = field(default_factory=lambda: [None])
     _bias: tuple[tuple[int, float], ...] = ()
     _has_penalty: bool = False
@@ -68,6 +71,18 @@ class Generation:
     def can_guess(self) -> bool:
         """Whether its choices depend on nothing but logits: not on what was chosen before."""
         return not self._has_penalty and self.guided is None
+
+    @property
+    def may_choose_first(self) -> bool:
+        """Whether a guided choice may be made freely, and again among the allowed if it must.
+
+        With probability p(x) a free draw is x; where it is none of the allowed A, a second one is x
+        with p(x) / p(A). Together that is p(x) + (1 - p(A)) p(x) / p(A) = p(x) / p(A), the draw
+        among the allowed. Filters would keep other tokens without the mask than with it.
+        """
+        sampling = self.sampling
+        has_filter = sampling.top_k != 0 or sampling.top_p < 1 or sampling.min_p > 0
+        return not self._has_penalty and not self._bias and (sampling.is_greedy or not has_filter)
 
     @property
     def usage(self) -> Usage:
@@ -200,6 +215,14 @@ class Generation:
             return self._bias
         return (*self._bias, *((token, _OUT_OF_REACH) for token in self.stop_ids))
 
+    def second_choice(self) -> SampleInput:
+        """How to choose the next token among those that the guide allows, after a free choice."""
+        assert self.guided is not None
+        free = self._sample_input(0)
+        return replace(
+            free, output_index=free.output_index + _SECOND_CHOICES, allowed=self.guided.allowed
+        )
+
     def _sample_input(self, ahead: int) -> SampleInput:
         """How to choose the next token, or the one so many tokens after it."""
         sampling, sequence = self.sampling, self.sequence
@@ -218,5 +241,5 @@ class Generation:
             sequence.num_generated if self._has_penalty else 0,
             self._bias_at(index),
             sampling.logprobs,
-            None if self.guided is None else self.guided.allowed,
+            None if self.guided is None or self.chooses_first else self.guided.allowed,
         )

@@ -3,8 +3,10 @@
 A guide is compiled by llguidance, which walks the tokenizer's trie beside an Earley parser and a
 lexer of regular-expression derivatives; it knows the bytes of tokens, so that an answer may be cut
 anywhere, in the middle of a character too. What it allows is a bit for each token, and the sampler
-never sees the others. JSON is written as Python's `json.dumps` writes it, with one space behind
-each comma and colon: indented objects take more tokens and end less often within `max_tokens`.
+never sees the others. Mostly a token that is drawn as if there were no guide is one that it allows,
+and no other needs to be looked at (see `Generation.may_choose_first`). JSON is written as Python's
+`json.dumps` writes it, with one space behind each comma and colon: indented objects take more
+tokens and end less often within `max_tokens`.
 
 Source: Geng et al. 2025, arXiv:2501.10868, on the grammars; Willard and Louf 2023,
 arXiv:2307.09702, on guiding by masks.
@@ -147,6 +149,16 @@ class Guided:
         assert self._allowed is not None, "seen a moment ago"
         return self._allowed
 
+    def permits(self, token: int) -> bool:
+        """Whether `allowed` has a token, found without looking at any other.
+
+        Where the text is forced, only the token that a tokenizer would cut it into is allowed.
+        """
+        if self.matcher.validate_tokens([token]) != 1:
+            return False
+        forced = self.matcher.compute_ff_tokens()
+        return not forced or forced[0] == token
+
     @property
     def is_finished(self) -> bool:
         """Whether nothing can follow but the end."""
@@ -155,7 +167,7 @@ class Guided:
     def take(self, token: int) -> None:
         """Go on by a token that was allowed."""
         self._allowed = None
-        if not self.matcher.consume_token(token):
+        if self.problem is None and not self.matcher.consume_token(token):
             self.problem = _first_line(self.matcher.get_error()) or f"it refuses token {token}"
 
     def see(self, mask: NDArray[np.uint32]) -> None:

@@ -136,6 +136,7 @@ class NativeExecutor:
             kernels=kernels,
         )
         self._linear_parts = model.linear_parts
+        self._sampled_rows: dict[int, int] = {}  # of the last step, by its sequences
         self._adapter_kind = "float16" if model.is_quantized else "float32"
         self._logits = self._program.buffers["pooled" if self._is_encoder else "logits"]
 
@@ -210,11 +211,17 @@ class NativeExecutor:
         layout = lay_out(step, kinds=self._kinds, prompt_tail=self._prompt_tail)
         self._program.run(layout.arrays)
         samples = self._sample(layout.samples)
+        self._sampled_rows = {number: rows[-1][0] for number, rows in layout.samples.items()}
         scores = self._score(layout.scores)
         return [
             _output(samples.get(number, ()), scores.get(number, ()), sequence.score_targets)
             for number, sequence in enumerate(step)
         ]
+
+    def choose_again(self, samples: Sequence[tuple[int, SampleInput]]) -> list[SampleOutput | None]:
+        """Choose by the last step's logits; see `serving.executor.RechoosingExecutor`."""
+        chosen = self._sample({n: [(self._sampled_rows[n], sample)] for n, sample in samples})
+        return [chosen[number][0] for number, _ in samples]
 
     def load_adapter(self, number: int, folder: Path) -> str:
         """Serve an adapter; see `serving.executor.Executor`.
