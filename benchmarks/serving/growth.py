@@ -132,13 +132,13 @@ def run_growth(settings: GrowthSettings, progress: Progress) -> GrowthReport:
     tokens = tokenizer.encode(english_text())
     watch, load_warning = BusyWatch(), busy_load()
     runner = _Runner(settings, tokens, watch, progress)
+    sized = [sized_model(shape, path, PEER_FILES) for shape in SHAPES]
     curves: Curves = {
         axis: runner.speeds(axis, points, _commands(settings.peers, path, axis))
         for axis, points in (("context", _CONTEXTS), ("streams", _STREAMS))
     }
     by_size: dict[str, dict[int, float]] = defaultdict(dict)
-    for shape in SHAPES:
-        model, parameters = sized_model(shape, path, PEER_FILES)
+    for model, parameters in sized:
         speeds = runner.speeds("size", [_SIZED_CONTEXT], _commands(settings.peers, model, "size"))
         for name, by_point in speeds.items():
             by_size[name][round(parameters / 1e6)] = by_point[_SIZED_CONTEXT]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.serving.engine_process import BenchmarkError
 from yearling.models.checkpoint.formats import BLOCK_FORMATS, StoredTensor
 from yearling.models.checkpoint.gguf import GgufFile
 from yearling.models.checkpoint.gguf_writer import GgufValue, write_gguf
@@ -71,12 +72,17 @@ def sized_model(shape: Shape, lender: Path, folder: Path) -> tuple[Path, int]:
 
     Returns:
         Its path, and the number of its parameters.
+
+    Raises:
+        BenchmarkError: the lender is no LLaMA.
     """
     source = GgufFile(lender)
     metadata: dict[str, GgufValue] = dict(source.metadata)
-    vocabulary = int(source.metadata["llama.vocab_size"])
     source.close()
-    path = folder / f"{shape.name}.random.{_ALIKE}.gguf"
+    if metadata.get("general.architecture") != "llama" or "llama.vocab_size" not in metadata:
+        raise BenchmarkError(f"{lender} is no LLaMA that could lend its settings to other sizes.")
+    vocabulary = int(source.metadata["llama.vocab_size"])
+    path = folder / f"{shape.name}.random.{lender.stem}.{_ALIKE}.gguf"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_gguf(path, metadata | _settings(shape, metadata), _tensors(shape, vocabulary))

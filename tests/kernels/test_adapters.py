@@ -67,6 +67,28 @@ def test_sequences_get_the_updates_of_their_own_adapter(rng, kernels, threads, k
     np.testing.assert_array_equal(core.view("out", 1)[0], together)
 
 
+def test_rows_of_logits_get_the_updates_of_their_own_sequence(rng, kernels):
+    lengths, adapters, wanted = [3, 20, 5], [1, -1, 0], [27, 1, 10, 2]
+    rows = rng.normal(size=(sum(lengths), INPUTS)).astype(np.float32)
+    product = dataclasses.replace(linear(rng), input="wanted")
+    core = native([*feed(INPUTS), ops.Gather("in", "wanted"), product], kernels)
+    updates = [update(rng), update(rng)]
+    for number, one in enumerate(updates):
+        core.set_adapter(number, [one], "float32")
+    step = step_of(rows, [(0, 3, [0]), (0, 20, [1, 2]), (0, 5, [3])], logit_rows=wanted)
+    core.run(step)
+    base = core.view("out", len(wanted)).copy()
+    core.run(dataclasses.replace(step, adapters=np.array(adapters, np.int32)))
+    found = core.view("out", len(wanted)) - base
+    expected = [
+        added(updates[0], rows[27:28]),
+        added(updates[1], rows[1:2]),
+        np.zeros((1, OUTPUTS)),
+        added(updates[1], rows[2:3]),
+    ]
+    np.testing.assert_allclose(found, np.concatenate(expected), atol=1e-4)
+
+
 def test_instruction_sets_agree_beside_quantised_weights(rng, kernels):
     operation, one = linear(rng, "int4"), update(rng)
     rows = rng.normal(size=(4, INPUTS)).astype(np.float32)

@@ -3,15 +3,24 @@
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from tests.server.fake_model import ANSWER
+from tests.server.fake_model import ANSWER, END, RecitingExecutor, served_model
 from tests.server.live import LiveServer, running_server
+from tests.serving.fake_tokenizer import ByteTokenizer
 from yearling import LLM
+from yearling.core.errors import RequestError
+from yearling.server.limits import Limits
+from yearling.serving.async_engine import LocalEngine
+from yearling.serving.beams import MOST_BEAMS
+from yearling.serving.engine import Engine, EngineConfig
+from yearling.wire.openai.beams import Beams
+from yearling.wire.openai.completions import parse_completion_request
 
 PROMPT = "The capital of France is"
 MODEL = "SmolLM2-135M-Instruct.Q4_1"
@@ -96,8 +105,7 @@ def test_each_prompt_has_a_search_of_its_own(server: LiveServer) -> None:
         ({"echo": True}, "echo"),
         ({"best_of": 3}, "best_of"),
         ({"guided_regex": "a+"}, "guided_regex"),
-        ({"max_tokens": 0}, "max_tokens"),
-        ({"n": 11}, "n"),
+        ({"logprobs": 0}, "logprobs"),
         ({"length_penalty": 11}, "length_penalty"),
         ({"use_beam_search": False, "length_penalty": 1}, "length_penalty"),
     ],
@@ -109,6 +117,48 @@ def test_what_a_search_cannot_do_is_refused(
     status, answer = server.json("/v1/completions", body)
     assert status == 400
     assert answer["error"]["param"] == parameter
+
+
+def test_a_search_is_no_wider_than_it_can_be() -> None:
+    limits = replace(Limits().for_requests(), choices=20)
+    body = {"model": "m", "prompt": "a", "use_beam_search": True, "n": MOST_BEAMS}
+    assert parse_completion_request(body, limits).beams == Beams(MOST_BEAMS, 1.0)
+    with pytest.raises(RequestError, match="keeps at most 10"):
+        parse_completion_request(body | {"n": MOST_BEAMS + 1}, limits)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"reads_prompts_apart": True}, "draw several"), ({"chat_stop": ("###",)}, "by a text")],
+)
+def test_models_that_cannot_be_searched_say_why(change: dict[str, Any], words: str) -> None:
+    model = replace(served_model(), **change)
+    body = {
+        "model": "reciter",
+        "messages": [{"role": "user", "content": "a"}],
+        "use_beam_search": True,
+    }
+    with running_server(models=[model]) as live:
+        status, answer = live.json("/v1/chat/completions", body)
+    assert (status, answer["error"]["param"]) == (400, "use_beam_search")
+    assert words in answer["error"]["message"]
+
+
+def test_a_full_queue_delays_a_search_that_has_begun() -> None:
+    """The engine takes four requests; two searches of three answers each do not fit at once."""
+    engine = Engine(
+        RecitingExecutor(),
+        ByteTokenizer(),
+        context=2048,
+        eos_token_ids=[END],
+        config=EngineConfig(max_sequences=2, max_waiting=2),
+        vocabulary=ByteTokenizer.vocabulary_size,
+    )
+    body = {"model": "reciter", "use_beam_search": True, "max_tokens": 6, "n": 3}
+    with running_server(models=[served_model(LocalEngine(engine))]) as live:
+        status, answer = live.json("/v1/completions", body | {"prompt": ["A", "B"]})
+    assert status == 200
+    assert len(answer["choices"]) == 6
 
 
 def test_search_ends_when_its_client_leaves() -> None:

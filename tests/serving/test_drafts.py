@@ -27,6 +27,7 @@ class Oracle:
     """Knows what the fake model will say, and errs now and then."""
 
     share_of_errors = 0.2
+    is_costly = False
 
     def __init__(self) -> None:
         self._dice = random.Random(7)

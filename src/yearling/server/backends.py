@@ -131,12 +131,16 @@ class Backend:
         working = asyncio.ensure_future(work)
         try:
             await asyncio.wait((working, self._end), return_when=asyncio.FIRST_COMPLETED)
-        finally:
             if not working.done():
-                working.cancel()
-        if working.cancelled() or not working.done():
-            raise HttpError(self._end.result())
-        return working.result()
+                raise HttpError(self._end.result())
+            return working.result()
+        except (HttpError, asyncio.CancelledError):
+            # Whoever asked is gone: so must be what was just coming, all of it.
+            working.cancel()
+            (left,) = await asyncio.gather(working, return_exceptions=True)
+            if isinstance(left, httpx.Response):
+                await left.aclose()
+            raise
 
     async def _pieces(self, reply: httpx.Response) -> AsyncIterator[bytes]:
         pieces = aiter(reply.aiter_bytes())

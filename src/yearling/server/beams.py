@@ -2,17 +2,20 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from yearling.core.errors import EngineError, RequestError
+from yearling.core.errors import CapacityError, EngineError, RequestError, WorkerLostError
 from yearling.serving.async_engine import AsyncEngine
 from yearling.serving.beams import Beam, alternatives_of, beam_search
+from yearling.serving.detokenizer import Pieces, TokenText, text_of
 from yearling.serving.request import EngineRequest, GenerationRequest, OutputEvent, Usage
 from yearling.wire.openai.beams import Beams
 
 __all__ = ["BeamEngine"]
+
+_RETRY_SECONDS = 0.05
 
 
 class BeamEngine:
@@ -29,7 +32,7 @@ class BeamEngine:
         *,
         ends: Collection[int],
         context: int,
-        decode: Callable[[Sequence[int]], str],
+        tokenizer: TokenText,
     ) -> None:
         """Search on behalf of requests that `generate` will be given.
 
@@ -39,13 +42,13 @@ class BeamEngine:
             beams: How to search.
             ends: Token ids that end an answer.
             context: Tokens of prompt and answer together.
-            decode: Text of token ids.
+            tokenizer: Of the model.
         """
         self._engine = engine
         self._beams = beams
         self._ends = ends
         self._context = context
-        self._decode = decode
+        self._pieces = Pieces(tokenizer)
         self._places = {
             request.request_id: divmod(number, beams.width)
             for number, request in enumerate(requests)
@@ -76,15 +79,11 @@ class BeamEngine:
             if self._waiting[prompt] == 0:
                 search.cancel()
         beam = found.beams[place]
-        whole = self._decode(beam.shown)
-        text = min(
-            (whole.partition(stop)[0] for stop in request.sampling.stop), key=len, default=whole
-        )
         yield OutputEvent(
             request.request_id,
-            text=text,
+            text=text_of(self._pieces, beam.shown),
             tokens=beam.tokens,
-            finish_reason="stop" if beam.is_ended or text != whole else "length",
+            finish_reason="stop" if beam.is_ended else "length",
             usage=Usage(len(request.prompt), len(beam.tokens), found.cached_tokens),
         )
 
@@ -129,6 +128,17 @@ class BeamEngine:
             prompt=[*request.prompt, *answer],
             sampling=alternatives_of(self._beams.width),
         )
+        while True:
+            try:
+                return await self._first_event(step)
+            except CapacityError:
+                # The queue that let the search in holds requests, and a search is a new one at
+                # every step: it waits for its place like those that came after it.
+                if not answer:
+                    raise
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _first_event(self, step: GenerationRequest) -> OutputEvent:
         async with aclosing(self._engine.generate(step)) as events:
             async for event in events:
                 if event.logprobs:
@@ -136,7 +146,8 @@ class BeamEngine:
                 if event.parameter is not None:
                     raise RequestError(event.error or "", parameter=event.parameter)
                 if event.finish_reason is not None:
-                    raise EngineError(event.error or "The engine gave this request up.")
+                    kind = EngineError if self._engine.is_ready else WorkerLostError
+                    raise kind(event.error or "The engine gave this request up.")
         raise EngineError("The engine ended this request without a last event.")
 
 

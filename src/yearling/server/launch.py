@@ -216,6 +216,7 @@ def _served_model(
         chat_stop=loaded.chat_stop,
         embedding_width=loaded.embedding_width,
         end_token_ids=loaded.eos_token_ids,
+        reads_prompts_apart=loaded.reads_prompts_apart,
     )
 
 

@@ -40,6 +40,7 @@ class ServedModel:
         chat_stop: Texts that end an answer in a chat, beside the model's own end.
         embedding_width: Numbers of a text's vector in an encoder; None in a model that generates.
         end_token_ids: Ids that end an answer.
+        reads_prompts_apart: Whether a prompt's tokens are computed otherwise than an answer's.
         base: Name of the model that this is an adapter of; None when it is a model itself.
         created: Seconds since 1970.
     """
@@ -55,6 +56,7 @@ class ServedModel:
     chat_stop: tuple[str, ...] = ()
     embedding_width: int | None = None
     end_token_ids: tuple[int, ...] = ()
+    reads_prompts_apart: bool = False
     base: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from yearling.core.errors import RequestError
 from yearling.serving.request import SamplingParams
 
-__all__ = ["MOST_BEAMS", "Alternatives", "Beam", "alternatives_of", "beam_search", "run_search"]
+__all__ = [
+    "MOST_BEAMS",
+    "Alternatives",
+    "Beam",
+    "alternatives_of",
+    "beam_search",
+    "no_beams",
+    "run_search",
+]
 
 MOST_BEAMS = 10  # an engine tells at most twice as many alternatives of a token
 
@@ -106,6 +114,14 @@ def run_search(
     except StopIteration as end:
         found: list[Beam] = end.value
         return found
+
+
+def no_beams(model: str) -> str:
+    """Why a model that reads prompts otherwise than answers cannot be searched."""
+    return (
+        f"{model} reads a prompt's tokens otherwise than an answer's, and a beam search gives it "
+        "answers as prompts: draw several answers instead."
+    )
 
 
 def alternatives_of(width: int) -> SamplingParams:

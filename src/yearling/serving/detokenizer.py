@@ -4,7 +4,7 @@ from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from typing import Protocol
 
-__all__ = ["Detokenizer", "Pieces", "TokenText"]
+__all__ = ["Detokenizer", "Pieces", "TokenText", "text_of"]
 
 _Utf8Decoder = getincrementaldecoder("utf-8")
 
@@ -34,6 +34,12 @@ class Pieces(dict[int, bytes]):
         piece = b"" if is_hidden else self._tokenizer.token_bytes(token)
         self[token] = piece
         return piece
+
+
+def text_of(pieces: Pieces, tokens: Sequence[int]) -> str:
+    """Text of a whole answer."""
+    detokenizer = Detokenizer(pieces)
+    return "".join(map(detokenizer.push, tokens)) + detokenizer.finish()
 
 
 class Detokenizer:

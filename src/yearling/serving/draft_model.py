@@ -32,6 +32,8 @@ class DraftModel:
         close: Frees the smaller model.
     """
 
+    is_costly = True
+
     def __init__(self, engine: Engine, *, vocabulary: int, close: Callable[[], None]) -> None:
         self._engine = engine
         self._vocabulary = vocabulary

@@ -22,7 +22,13 @@ _RUN = 3  # tokens that must have been seen before
 
 
 class Drafter(Protocol):
-    """Guesses for several answers at once."""
+    """Guesses for several answers at once.
+
+    Attributes:
+        is_costly: Whether a guess that nobody checks is work for nothing.
+    """
+
+    is_costly: bool
 
     def guess(
         self, wanted: Mapping[str, tuple[Sequence[int], int]]
@@ -81,6 +87,8 @@ class PromptLookup:
     >>> lookup.guess({"a": ([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 9], 4)})
     {'a': ()}
     """
+
+    is_costly = False
 
     def __init__(self) -> None:
         self._seen: dict[str, _SeenRuns] = {}

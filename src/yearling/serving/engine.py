@@ -311,18 +311,21 @@ class Engine:
     def _guess(self, drafter: Drafter) -> None:
         """Guess how the answers that wait for their next token alone go on behind it."""
         left = self._config.max_guesses + 1 - len(self._scheduler.running)
-        if left <= 0 or self._scheduler.waiting:  # the scheduler would check none
-            return
+        if left <= 0 or (drafter.is_costly and self._scheduler.waiting):
+            return  # the scheduler would check none, or hardly any
         running = (self._generations[s.request_id] for s in self._scheduler.running)
         waiting = [(g, g.pace) for g in running if g.pace and g.sequence.num_remaining == 1]
-        share = max(1, left // max(1, len(waiting)))
+        share = left
+        if drafter.is_costly:  # no more than will be checked
+            share = max(1, left // max(1, len(waiting)))
+            waiting = waiting[:left]
         found = drafter.guess(
             {
                 g.sequence.request_id: (
                     g.sequence.tokens,
                     min(p.next_length(), g.most_guesses, share),
                 )
-                for g, p in waiting[:left]
+                for g, p in waiting
             }
         )
         for generation, _ in waiting:

@@ -16,7 +16,15 @@ from pydantic import ValidationError
 from yearling.core.errors import ConfigError, EngineError, RequestError, UnsupportedError
 from yearling.core.messages import Message, parse_messages
 from yearling.serving.admission import AdmissionLimits
-from yearling.serving.beams import Alternatives, Beam, alternatives_of, beam_search, run_search
+from yearling.serving.beams import (
+    Alternatives,
+    Beam,
+    alternatives_of,
+    beam_search,
+    no_beams,
+    run_search,
+)
+from yearling.serving.detokenizer import Pieces, text_of
 from yearling.serving.engine import Engine, EngineStats
 from yearling.serving.model import ModelOptions, load_executor, load_model, new_engine
 from yearling.serving.request import (
@@ -244,7 +252,10 @@ class LLM:
         Raises:
             RequestError: the width or the length is out of range, or as `generate` raises it.
             ContextLengthError: prompt and answer do not fit the context.
+            UnsupportedError: the model reads prompts otherwise than answers.
         """
+        if self._model.reads_prompts_apart:
+            raise UnsupportedError(no_beams(self._model.name))
         tokens = self._encode(prompt)
         whole = SamplingParams(max_tokens=max(max_tokens, 1))
         self._engine.limits.check(GenerationRequest("beams", tokens, whole), 0)
@@ -398,8 +409,9 @@ class LLM:
         return [_result(events[request.request_id]) for request in requests]
 
     def _beam_result(self, num_prompt: int, beam: Beam) -> GenerationResult:
+        tokenizer = self._model.tokenizer
         return GenerationResult(
-            text="" if self._model.tokenizer is None else self.detokenize(beam.shown),
+            text="" if tokenizer is None else text_of(Pieces(tokenizer), beam.shown),
             tokens=beam.tokens,
             finish_reason="stop" if beam.is_ended else "length",
             usage=Usage(num_prompt, len(beam.tokens)),

@@ -140,6 +140,16 @@ class LoadedModel:
     embedding_width: int | None = None
     chat_stop: tuple[str, ...] = ()
 
+    @property
+    def reads_prompts_apart(self) -> bool:
+        """Whether a token of a prompt is computed otherwise than one of an answer."""
+        from yearling.models.cache_layout import cache_layout
+        from yearling.models.checkpoint.fallback_checkpoint import FallbackCheckpoint
+
+        if isinstance(self.checkpoint, FallbackCheckpoint):
+            return self.checkpoint.is_encoder_decoder
+        return cache_layout(self.checkpoint.spec).needs_whole_prompt
+
 
 def load_model(name: str | Path, options: ModelOptions | None = None) -> LoadedModel:
     """Open a model; headers and tokenizer are read, weights are not.

@@ -9,7 +9,7 @@ import msgspec
 from fastapi import Request
 from starlette.responses import Response
 
-from yearling.core.errors import ContextLengthError, RequestError
+from yearling.core.errors import ContextLengthError, RequestError, UnsupportedError
 from yearling.models.tokenizer import Tokenizer
 from yearling.server.beams import BeamEngine
 from yearling.server.generation import Generation
@@ -22,6 +22,7 @@ from yearling.server.streaming import (
     Framing,
     unless_client_leaves,
 )
+from yearling.serving.beams import no_beams
 from yearling.serving.request import GenerationRequest, OutputEvent, SamplingParams
 from yearling.wire.openai.answers import TokenTexts
 from yearling.wire.openai.beams import Beams
@@ -208,13 +209,21 @@ async def answer(
 def _searching(
     model: ServedModel, requests: Sequence[GenerationRequest], beams: Beams
 ) -> BeamEngine:
+    if model.reads_prompts_apart:
+        raise UnsupportedError(no_beams(model.name), parameter="use_beam_search")
+    if any(request.sampling.stop for request in requests):
+        raise UnsupportedError(
+            f"{model.name} ends its turns by a text, and a beam search knows ends by their tokens "
+            "alone. Leave use_beam_search out, or use /v1/completions.",
+            parameter="use_beam_search",
+        )
     return BeamEngine(
         model.engine,
         requests,
         beams,
         ends=model.end_token_ids,
         context=model.context,
-        decode=lambda tokens: model.tokenizer.decode(list(tokens)),
+        tokenizer=model.tokenizer,
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from yearling.core.errors import RequestError, UnsupportedError
 from yearling.serving.beams import MOST_BEAMS
+from yearling.wire.openai.fields import is_same
 from yearling.wire.openai.generation import GenerationBody
 
 __all__ = ["Beams", "beams_of"]
@@ -59,7 +60,7 @@ def beams_of(body: GenerationBody, num_choices: int) -> Beams | None:
         return None
     for name in sorted(body.model_fields_set - _HONOURED):
         value = getattr(body, name)
-        if not any(value == other for other in _HARMLESS.get(name, ())):
+        if not any(is_same(value, other) for other in _HARMLESS.get(name, ())):
             raise UnsupportedError(
                 f"{name} is not supported with use_beam_search, which finds the likeliest answers "
                 "as they are. Leave one of both out.",

@@ -13,6 +13,7 @@ __all__ = [
     "REFUSED_CHAT_FIELDS",
     "REFUSED_COMPLETION_FIELDS",
     "RefusedField",
+    "is_same",
     "read_fields",
     "validated",
     "validated_at",
@@ -73,7 +74,7 @@ def read_fields(
     """
     for name, field in refused.items():
         value = body.get(name)
-        if value is not None and not any(_is_same(value, other) for other in field.harmless):
+        if value is not None and not any(is_same(value, other) for other in field.harmless):
             raise UnsupportedError(
                 f"{name} is not supported: {field.reason}. Leave it out.", parameter=name
             )
@@ -142,5 +143,6 @@ def _shown(value: object) -> str:
     return text[:60]
 
 
-def _is_same(left: object, right: object) -> bool:
+def is_same(left: object, right: object) -> bool:
+    """Whether two values are equal and of one type: 0 is not false."""
     return type(left) is type(right) and left == right
