@@ -38,8 +38,8 @@ def test_plan_says_what_fits_what_half_fits_and_what_does_not() -> None:
     verdicts = {line.split()[0]: line for line in table[1:]}
     assert "CACHE OF 6 × 4,096 TOKENS" in table[0]
     assert "HERE (16.0 GB FREE)" in table[0]
-    assert verdicts["float32"].endswith("no: 36.9 GB short")
-    assert verdicts["int8"].endswith("fits with 2,752 tokens of cache each; 4.2 GB short of all")
+    assert verdicts["float32"].endswith("no: 36.8 GB short")
+    assert verdicts["int8"].endswith("fits with 2,784 tokens of cache each; 4.1 GB short of all")
     assert "4.2 GB" in verdicts["int4"]
     assert show("llama-2-7b", "--plan").stdout.rstrip().endswith("fits")
 

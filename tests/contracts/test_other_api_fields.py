@@ -117,7 +117,7 @@ def test_refused_option_names_itself(option: str) -> None:
         (parse_chat, CHAT | {"messages": [{"role": "assistant", "tool_calls": 5}]},
          "messages[0].tool_calls"),
         (parse_chat, CHAT | {"format": "xml"}, "format"),
-        (parse_chat, CHAT | {"options": {"top_p": 2}}, "top_p"),
+        (parse_chat, CHAT | {"options": {"top_p": 2}}, "options.top_p"),
         (parse_chat, CHAT | {"options": {"num_ctx": 513}}, "options.num_ctx"),
         (parse_chat, CHAT | {"messages": [TURN, {"role": "king", "content": "x"}]},
          "messages[1].role"),

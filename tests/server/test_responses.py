@@ -46,6 +46,13 @@ def client(server: LiveServer) -> Iterator[openai.OpenAI]:
 # --- the form ------------------------------------------------------------------------------------
 
 
+def test_input_that_the_template_refuses_is_named(server: LiveServer) -> None:
+    body = {"model": "reciter", "input": [{"role": "assistant", "content": "Me first"}]}
+    status, answer = server.json("/v1/responses", body)
+    assert (status, answer["error"]["param"]) == (400, "input")
+    assert answer["error"]["code"] == "template_error"
+
+
 def test_response_has_text_status_and_usage(client: openai.OpenAI) -> None:
     response = client.responses.create(
         model="reciter", input="Hi", instructions="Recite.", metadata={"for": "a test"}

@@ -5,9 +5,13 @@ from typing import Any
 
 import pytest
 
+from yearling.core.errors import RequestError
+from yearling.server.limits import Limits
 from yearling.serving.request import OutputEvent, Usage
 from yearling.wire.anthropic.answers import MessageFold
+from yearling.wire.anthropic.request import parse_messages_request
 from yearling.wire.ollama.answers import OllamaFold
+from yearling.wire.ollama.request import parse_chat
 
 CALLS = (
     '<tool_call>\n{"name": "add", "arguments": {"a": 1, "b": [2]}}\n</tool_call>\n'
@@ -53,6 +57,40 @@ def put_together(chunks: list[dict[str, Any]]) -> list[tuple[str, Any]]:
         ("text", text) if block["type"] == "text" else (block["name"], json.loads(text))
         for block, text in blocks
     ]
+
+
+QUESTION = {"model": "m", "messages": [{"role": "user", "content": "a"}]}
+
+
+@pytest.mark.parametrize(
+    ("options", "parameter"),
+    [
+        ({"num_predict": 0}, "options.num_predict"),
+        ({"repeat_penalty": 99.0}, "options.repeat_penalty"),
+        ({"temperature": 99.0}, "options.temperature"),
+        ({"stop": [""]}, "options.stop[0]"),
+    ],
+)
+def test_ollamas_options_are_refused_by_their_own_names(
+    options: dict[str, Any], parameter: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_chat(QUESTION | {"options": options}, Limits().for_requests(), 100)
+    assert caught.value.parameter == parameter
+    assert str(caught.value).startswith(f"{parameter} is ")
+
+
+@pytest.mark.parametrize(
+    ("fields", "parameter"),
+    [({"stop_sequences": [""]}, "stop_sequences[0]"), ({"top_k": -1}, "top_k")],
+)
+def test_anthropics_fields_are_refused_by_their_own_names(
+    fields: dict[str, Any], parameter: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_messages_request(QUESTION | {"max_tokens": 5} | fields, Limits().for_requests())
+    assert caught.value.parameter == parameter
+    assert str(caught.value).startswith(f"{parameter} is ")
 
 
 @pytest.mark.parametrize("size", [1, 7, 1_000])

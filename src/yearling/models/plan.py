@@ -43,7 +43,7 @@ CACHE_TYPES: Mapping[CacheType, int] = MappingProxyType({"float32": 4, "float16"
 """Bytes of a cached number, by the cache's type."""
 
 _BLOCK_TOKENS = 16
-_STEP_TOKENS, _LOGIT_ROWS = 512, 128  # what a step holds unless the user asks otherwise
+_STEP_TOKENS, _LOGIT_ROWS = 192, 128  # what a step holds unless the user asks otherwise
 
 # Tiles of 8 outputs: bytes per input where numbers are stored plainly, per group of 32 inputs
 # where they share a scale.
@@ -131,7 +131,7 @@ class MemoryPlan:
         cache: Cache groups; none for an encoder.
         context: Tokens per sequence that were asked for.
         sequences: Sequences side by side.
-        buffer_bytes: Buffers of a step of 512 tokens, roughly.
+        buffer_bytes: Buffers of a step of 192 tokens, roughly.
         available_bytes: Free memory.
         fits: Per precision, the most exact first.
     """

@@ -37,7 +37,10 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-_DRAFT_STEP_TOKENS = 256  # it reads while others wait
+# Twice the rows that share unpacked weights; what a step writes stays near the processor.
+_NATIVE_STEP_TOKENS = 192
+_TORCH_STEP_TOKENS = 512
+_DRAFT_STEP_TOKENS = 192  # it reads while others wait
 
 
 class ModelOptions(Config):
@@ -64,7 +67,9 @@ class ModelOptions(Config):
         default=None, ge=1, description="Size of the key/value cache; None chooses."
     )
     max_sequences: int = Field(default=128, ge=1, description="Requests running at once.")
-    max_step_tokens: int = Field(default=512, ge=1, description="Tokens per step.")
+    max_step_tokens: int | None = Field(
+        default=None, ge=1, description="Tokens per step; None takes what the executor likes best."
+    )
     max_waiting: int | None = Field(
         default=256, ge=0, description="Requests queued beyond those; None sets no limit."
     )
@@ -239,9 +244,6 @@ def new_engine(model: LoadedModel, executor: LoadedExecutor) -> Engine | Encoder
             vocabulary=model.vocabulary,
             max_requests=None if max_waiting is None else options.max_sequences + max_waiting,
         )
-    step_tokens = options.max_step_tokens
-    if executor.needs_whole_prompt:  # a step holds the longest prompt there may be
-        step_tokens = executor.max_step_tokens
     return Engine(
         executor,
         model.tokenizer,
@@ -249,7 +251,7 @@ def new_engine(model: LoadedModel, executor: LoadedExecutor) -> Engine | Encoder
         eos_token_ids=model.eos_token_ids,
         config=EngineConfig(
             max_sequences=options.max_sequences,
-            max_step_tokens=step_tokens,
+            max_step_tokens=executor.max_step_tokens,
             max_waiting=options.max_waiting,
             use_prefix_cache=options.use_prefix_cache,
             speculation="draft_model" if options.draft_model else options.speculation,
@@ -350,7 +352,7 @@ def _load_native(model: LoadedModel, checkpoint: "Checkpoint") -> LoadedExecutor
         cache_bytes=options.cache_bytes,
         context=model.context,
         max_sequences=options.max_sequences,
-        max_step_tokens=options.max_step_tokens,
+        max_step_tokens=options.max_step_tokens or _NATIVE_STEP_TOKENS,
         threads=options.threads,
     )
 
@@ -368,7 +370,7 @@ def _load_torch(model: LoadedModel, checkpoint: "Checkpoint") -> LoadedExecutor:
         cache_bytes=options.cache_bytes,
         context=model.context,
         max_sequences=options.max_sequences,
-        max_step_tokens=options.max_step_tokens,
+        max_step_tokens=options.max_step_tokens or _TORCH_STEP_TOKENS,
         threads=options.threads,
         device=options.device,
     )
@@ -388,7 +390,7 @@ def _load_transformers(model: LoadedModel, checkpoint: "FallbackCheckpoint") -> 
         weights=weights,
         context=model.context,
         max_sequences=options.max_sequences,
-        max_step_tokens=options.max_step_tokens,
+        max_step_tokens=options.max_step_tokens or _TORCH_STEP_TOKENS,
         threads=options.threads,
         device=options.device,
     )

@@ -3,12 +3,14 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import Request
 from starlette.responses import Response
 
+from yearling.core.errors import TemplateError
 from yearling.server.body import read_json
+from yearling.server.errors import HttpError
 from yearling.server.lenience import parsed
 from yearling.server.log import log_user
 from yearling.server.models import ServedModel
@@ -24,6 +26,7 @@ from yearling.server.routes.answering import (
 from yearling.serving.request import GenerationRequest
 from yearling.wire.openai.answers import ChatFold
 from yearling.wire.openai.chat import ChatRequest, parse_chat_request
+from yearling.wire.openai.errors import error_reply
 from yearling.wire.openai.generation import AnswerHead
 
 __all__ = ["BegunChat", "begin_chat", "create_chat_completion"]
@@ -57,6 +60,7 @@ async def begin_chat(
 
     Raises:
         YearlingError: the model is not served, not ready, or cannot take the conversation.
+        HttpError: its template refuses the conversation.
     """
     model = service_of(request).models.get(chat.model)
     model.check_generates()
@@ -64,9 +68,12 @@ async def begin_chat(
     check_sampling(model, chat.sampling)
     # Rendering waits for the template's process, so it happens in a thread.
     tools = () if chat.tools is None else chat.tools.tools
-    prompt = await asyncio.to_thread(
-        model.encode_chat, chat.messages, tools=tools, parameter=parameter
-    )
+    try:
+        prompt = await asyncio.to_thread(
+            model.encode_chat, chat.messages, tools=tools, parameter=parameter
+        )
+    except TemplateError as error:
+        raise HttpError(replace(error_reply(error), param=parameter)) from error
     check_room(model, len(prompt), chat.sampling, parameter=parameter)
     if chat.user is not None:
         log_user(chat.user)

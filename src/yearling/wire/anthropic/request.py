@@ -15,7 +15,13 @@ from yearling.core.messages import ContentPart, Message, ToolCall
 from yearling.serving.request import SamplingParams
 from yearling.wire.limits import RequestLimits
 from yearling.wire.openai.chat import ChatRequest
-from yearling.wire.openai.fields import RefusedField, read_fields, validated, validated_at
+from yearling.wire.openai.fields import (
+    RefusedField,
+    read_fields,
+    validated,
+    validated_as,
+    validated_at,
+)
 from yearling.wire.openai.tools import NamedTool, Tool, ToolUse, tool_use
 
 __all__ = ["REFUSED_FIELDS", "MessagesBody", "parse_messages_request"]
@@ -172,7 +178,7 @@ def _sampling(fields: MessagesBody, limits: RequestLimits, tools: ToolUse | None
         "stop": tuple(stops) or None,
         "guide": None if tools is None else tools.guide,
     }
-    return validated(SamplingParams, {k: v for k, v in wanted.items() if v is not None})
+    return validated_as(SamplingParams, wanted, {"stop": "stop_sequences"})
 
 
 def _tools(fields: MessagesBody) -> ToolUse | None:

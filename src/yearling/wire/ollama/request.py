@@ -15,7 +15,7 @@ from yearling.core.messages import ContentPart, Message, ToolCall, parse_message
 from yearling.serving.request import Guide, SamplingParams
 from yearling.wire.limits import RequestLimits
 from yearling.wire.openai.chat import ChatRequest
-from yearling.wire.openai.fields import RefusedField, read_fields, validated
+from yearling.wire.openai.fields import RefusedField, read_fields, validated_as
 from yearling.wire.openai.tools import Tool, tool_use
 
 __all__ = [
@@ -71,6 +71,13 @@ REFUSED_OPTIONS: Mapping[str, RefusedField] = {
     "use_mlock": RefusedField(_FIXED, (False,)),
     "use_mmap": RefusedField(_FIXED),
     "vocab_only": RefusedField(_FIXED, (False,)),
+}
+
+
+_OPTION_NAMES = {
+    "max_tokens": "options.num_predict",
+    "repetition_penalty": "options.repeat_penalty",
+    "guide": "format",
 }
 
 
@@ -207,7 +214,7 @@ def _sampling(
         "stop": None if options.stop is None else tuple(options.stop),
         "guide": guide,
     }
-    return validated(SamplingParams, {k: v for k, v in wanted.items() if v is not None})
+    return validated_as(SamplingParams, wanted, _OPTION_NAMES, "options.")
 
 
 def _messages(raw: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:

@@ -1,5 +1,6 @@
 """Which fields of OpenAI's requests are refused by name, and reading the others strictly."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ __all__ = [
     "is_same",
     "read_fields",
     "validated",
+    "validated_as",
     "validated_at",
 ]
 
@@ -111,6 +113,31 @@ def validated_at(model: type[_Model], raw: Mapping[str, Any], where: str) -> _Mo
     except RequestError as error:
         parameter = f"{where}.{error.parameter}"
         raise type(error)(f"{where}: {error}", parameter=parameter) from None
+
+
+def validated_as(
+    model: type[_Model], fields: Mapping[str, Any], names: Mapping[str, str], prefix: str = ""
+) -> _Model:
+    """The same where a request calls fields otherwise; None means unset.
+
+    Args:
+        model: Of our own names.
+        fields: By them.
+        names: What the request calls those that it does not call so.
+        prefix: What stands before the others there.
+
+    Raises:
+        RequestError: a field is of the wrong type or out of range; it bears the request's name.
+    """
+    try:
+        return validated(model, {key: value for key, value in fields.items() if value is not None})
+    except RequestError as error:
+        ours = re.split(r"[.\[]", error.parameter or "")[0]
+        if not ours:
+            raise
+        theirs = names.get(ours, prefix + ours)
+        parameter = theirs + (error.parameter or "").removeprefix(ours)
+        raise type(error)(theirs + str(error).removeprefix(ours), parameter=parameter) from None
 
 
 def _request_error(detail: ErrorDetails) -> RequestError:

@@ -15,7 +15,13 @@ from yearling.core.messages import ContentPart, Message, ToolCall
 from yearling.serving.request import Guide, SamplingParams
 from yearling.wire.limits import RequestLimits
 from yearling.wire.openai.chat import ChatRequest
-from yearling.wire.openai.fields import RefusedField, read_fields, validated, validated_at
+from yearling.wire.openai.fields import (
+    RefusedField,
+    read_fields,
+    validated,
+    validated_as,
+    validated_at,
+)
 from yearling.wire.openai.guides import json_guide
 from yearling.wire.openai.tools import NamedTool, Tool, ToolUse, tool_use
 
@@ -280,6 +286,9 @@ def parse_response_request(body: Mapping[str, Any], limits: RequestLimits) -> Re
     )
 
 
+_SAMPLING_NAMES = {"max_tokens": "max_output_tokens", "logprobs": "top_logprobs"}
+
+
 def _sampling(fields: ResponseBody, guide: Guide | None) -> SamplingParams:
     has_logprobs = bool(fields.include) or fields.top_logprobs is not None
     wanted = {
@@ -289,7 +298,7 @@ def _sampling(fields: ResponseBody, guide: Guide | None) -> SamplingParams:
         "logprobs": (fields.top_logprobs or 0) if has_logprobs else None,
         "guide": guide,
     }
-    return validated(SamplingParams, {k: v for k, v in wanted.items() if v is not None})
+    return validated_as(SamplingParams, wanted, _SAMPLING_NAMES)
 
 
 def _guide(text: _Text | None) -> Guide | None:
