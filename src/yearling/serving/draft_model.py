@@ -74,9 +74,6 @@ class DraftModel:
             _log.warning("the draft model guesses no more: %s", engine.error)
         return {request_id: self._known(tokens) for request_id, tokens in found.items()}
 
-    def forget(self, request_id: str) -> None:
-        """What it has read of a request makes room by itself."""
-
     def close(self) -> None:
         """Free the model."""
         self._close()

@@ -36,10 +36,6 @@ class Drafter(Protocol):
         """Guess how texts go on: token ids and how many to guess, by request."""
         ...
 
-    def forget(self, request_id: str) -> None:
-        """Note that a request has ended."""
-        ...
-
     def close(self) -> None:
         """Free what it holds."""
         ...
@@ -96,18 +92,18 @@ class PromptLookup:
     def guess(
         self, wanted: Mapping[str, tuple[Sequence[int], int]]
     ) -> Mapping[str, tuple[int, ...]]:
-        """Guess what follows; calls see longer and longer texts of one request."""
+        """Guess what follows; calls see longer and longer texts of one request.
+
+        What was seen of a request is dropped by a call that does not name it.
+        """
+        self._seen = {name: self._seen.get(name) or _SeenRuns() for name in wanted}
         return {
-            request_id: self._seen.setdefault(request_id, _SeenRuns()).guess(tokens, count)
-            for request_id, (tokens, count) in wanted.items()
+            name: self._seen[name].guess(tokens, count) for name, (tokens, count) in wanted.items()
         }
 
-    def forget(self, request_id: str) -> None:
-        """Drop what was seen of a request."""
-        self._seen.pop(request_id, None)
-
     def close(self) -> None:
-        """Nothing is held that must be freed."""
+        """Drop what was seen."""
+        self._seen.clear()
 
 
 class _SeenRuns:

@@ -426,8 +426,6 @@ class Engine:
         return True
 
     def _forget(self, generation: Generation) -> None:
-        if self._drafter is not None:
-            self._drafter.forget(generation.sequence.request_id)
         self._scheduler.remove(generation.sequence)
         self._adapters.give_back(generation.adapter)
         del self._generations[generation.sequence.request_id]
