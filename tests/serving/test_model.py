@@ -46,6 +46,16 @@ def test_native_core_runs_what_a_family_covers(smollm2_path: Path, executor: str
     assert isinstance(load_executor(load_model(smollm2_path, options)), NativeExecutor)
 
 
+def test_as_many_run_at_once_as_were_asked_for(smollm2_path: Path) -> None:
+    """More than the tokens of a usual step."""
+    engine = build_engine(str(smollm2_path), {"max_sequences": 240})
+    for _ in range(240):
+        engine.add(make_request([1, 2, 3], max_tokens=20))
+    for _ in range(6):
+        engine.step()
+    assert engine.stats().num_running == 240
+
+
 def test_encoder_has_an_engine_of_its_own(minilm_path: Path) -> None:
     model = load_model(minilm_path)
     assert (model.embedding_width, model.context) == (384, 256)

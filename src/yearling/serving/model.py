@@ -352,7 +352,8 @@ def _load_native(model: LoadedModel, checkpoint: "Checkpoint") -> LoadedExecutor
         cache_bytes=options.cache_bytes,
         context=model.context,
         max_sequences=options.max_sequences,
-        max_step_tokens=options.max_step_tokens or _NATIVE_STEP_TOKENS,
+        # Everybody who runs gets a token a step.
+        max_step_tokens=options.max_step_tokens or max(_NATIVE_STEP_TOKENS, options.max_sequences),
         threads=options.threads,
     )
 
