@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <mutex>
 #include <new>
 #include <vector>
@@ -46,7 +47,7 @@ std::shared_ptr<std::byte> allocate_weights(std::size_t bytes) {
 std::size_t bytes_of_tile(WeightKind kind, std::size_t inputs) {
   const std::size_t groups = (inputs + kGroup - 1) / kGroup;
   switch (kind) {
-    case WeightKind::int4: return groups * sizeof(Int4Group);
+    case WeightKind::int4: return groups * sizeof(Int4Group) + kTile * sizeof(float);
     case WeightKind::int8: return groups * sizeof(Int8Group);
     case WeightKind::float16:
     case WeightKind::bfloat16: return inputs * kTile * 2;
@@ -143,12 +144,12 @@ void Linear::pack(std::size_t first, std::size_t rows, const std::string& format
 
 void Linear::pack_int4_blocks(std::size_t output, const std::byte* row, bool has_minimum) {
   const std::size_t column = output % kTile;
+  std::vector<Scale> scales(groups());
   for (std::size_t g = 0; g < groups(); ++g) {
     Int4Group& to = group<Int4Group>(output, g);
-    const std::uint16_t scale = read_u16(row);
-    to.scale[column] = scale;
-    // Q4_0 stores code - 8, so its minimum is -8 · scale: exact in binary16 unless it overflows.
-    to.minimum[column] = has_minimum ? read_u16(row + 2) : float_to_half(-8 * half_to_float(scale));
+    const float scale = half_to_float(read_u16(row));
+    // Q4_0 stores code - 8.
+    scales[g] = {scale, has_minimum ? half_to_float(read_u16(row + 2)) : -8 * scale};
     const std::byte* codes = row + (has_minimum ? 4 : 2);
     // A file's byte j holds input j (low) and input j + 16 (high). Eight columns share a tile's
     // bytes, four of them adjacent per column, so codes move four at a time.
@@ -163,6 +164,36 @@ void Linear::pack_int4_blocks(std::size_t output, const std::byte* row, bool has
       std::memcpy(to.codes + block * 32 + column * 4, &packed, 4);
     }
     row += has_minimum ? 20 : 18;
+  }
+  set_factors(output, scales);
+}
+
+void Linear::set_factors(std::size_t output, const std::vector<Scale>& scales) {
+  constexpr float kMostFactor = 32767.0f;
+  // What the sums of a panel may reach by codes of ±127, less what rounding its factors adds.
+  constexpr float kMostSum = 0x1p31f - 0x1p20f;
+  const auto centre_of = [](const Scale& s) { return s.minimum + kInt4Centre * s.scale; };
+  float unit = 0.0f, panel = 0.0f;
+  for (std::size_t g = 0; g < scales.size(); ++g) {
+    const float slope = std::fabs(scales[g].scale), centre = std::fabs(centre_of(scales[g]));
+    panel = (g % kPanelGroups ? panel : 0.0f) + 127 * kGroup * (kInt4Centre * slope + centre);
+    unit = std::max({unit, slope / kMostFactor, centre / kMostFactor, panel / kMostSum});
+  }
+  // A row with a broken scale stays broken as a whole.
+  const bool is_usable = std::all_of(scales.begin(), scales.end(), [](const Scale& s) {
+    return std::isfinite(s.scale) && std::isfinite(s.minimum);
+  });
+  const std::size_t column = output % kTile;
+  std::byte* const units = data_.get() + (output / kTile + 1) * tile_bytes_ - kTile * sizeof unit;
+  reinterpret_cast<float*>(units)[column] =
+      is_usable ? unit : std::numeric_limits<float>::quiet_NaN();
+  const auto to_factor = [&](float value) {
+    const bool is_zero = !is_usable || unit == 0.0f;
+    return static_cast<std::int16_t>(is_zero ? 0.0f : std::nearbyint(value / unit));
+  };
+  for (std::size_t g = 0; g < scales.size(); ++g) {
+    group<Int4Group>(output, g).factors[column] = {to_factor(scales[g].scale),
+                                                   to_factor(centre_of(scales[g]))};
   }
 }
 
@@ -195,6 +226,7 @@ void Linear::pack_floats(std::size_t output, const float* row) {
     }
     return;
   }
+  std::vector<Scale> scales(groups());
   for (std::size_t g = 0; g < groups(); ++g) {
     const std::size_t begin = g * kGroup, count = std::min(kGroup, inputs_ - begin);
     const auto [low, high] = std::minmax_element(row + begin, row + begin + count);
@@ -210,16 +242,15 @@ void Linear::pack_floats(std::size_t output, const float* row) {
       }
     } else {
       Int4Group& to = group<Int4Group>(output, g);
-      to.scale[column] = float_to_half((*high - *low) / 15);
-      to.minimum[column] = float_to_half(*low);
-      const float scale = half_to_float(to.scale[column]);
-      const float minimum = half_to_float(to.minimum[column]);
+      const float scale = (*high - *low) / 15, minimum = *low;
+      scales[g] = {scale, minimum};
       for (std::size_t i = 0; i < count; ++i) {
         const float code = scale > 0 ? std::nearbyint((row[begin + i] - minimum) / scale) : 0;
         put_nibble(to, column, i, static_cast<unsigned>(std::clamp(code, 0.0f, 15.0f)));
       }
     }
   }
+  if (kind_ == WeightKind::int4) set_factors(output, scales);
 }
 
 void Linear::unpack_row(std::size_t output, float* values) const {
@@ -244,8 +275,9 @@ void Linear::unpack_row(std::size_t output, float* values) const {
         const Int4Group& from = group<Int4Group>(output, g);
         const int byte = from.codes[int4_byte(column, in_group)];
         const int code = in_group % 8 < 4 ? byte & 15 : byte >> 4;
-        values[i] = static_cast<float>(code) * half_to_float(from.scale[column]) +
-                    half_to_float(from.minimum[column]);
+        const Int4Factors factors = from.factors[column];
+        const int whole = (code - kInt4Centre) * factors.slope + factors.centre;
+        values[i] = static_cast<float>(whole) * units(output / kTile)[column];
         break;
       }
     }

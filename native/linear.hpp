@@ -9,6 +9,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace yearling {
 
@@ -17,14 +18,20 @@ inline constexpr std::size_t kGroup = 32;  // inputs that share a scale
 
 enum class WeightKind { int4, int8, float16, bfloat16, float32 };
 
-// 32 inputs × 8 columns of 4-bit codes: value = code · scale + minimum.
+// 32 inputs × 8 columns of 4-bit codes: value = ((code - 8) · slope + centre) · unit, where a row of
+// the matrix has one unit. So its product with codes of 8 bits is a sum of integers, of which no
+// panel's leaves 32 bits; the unit is as small as that allows, about a 4,000th of the row's largest
+// scale.
 // Byte 32·l + 4·c + i holds input 8·l + i of column c in its low nibble and input 8·l + 4 + i in
 // its high nibble, so one 32-byte load and a mask give four inputs of all eight columns.
+struct Int4Factors {
+  std::int16_t slope, centre;
+};
 struct Int4Group {
-  std::uint16_t scale[kTile];    // binary16
-  std::uint16_t minimum[kTile];  // binary16
+  Int4Factors factors[kTile];
   std::uint8_t codes[kGroup * kTile / 2];
 };
+inline constexpr int kInt4Centre = 8;
 static_assert(sizeof(Int4Group) == 160);
 
 // 32 inputs × 8 columns of 8-bit codes: value = code · scale.
@@ -35,7 +42,11 @@ struct Int8Group {
 };
 static_assert(sizeof(Int8Group) == 272);
 
-// A matrix of (outputs, inputs). float16, bfloat16 and float32 tiles hold [input][column].
+// Groups whose products with 8-bit codes may be added up as integers.
+inline constexpr std::size_t kPanelGroups = 24;
+
+// A matrix of (outputs, inputs). float16, bfloat16 and float32 tiles hold [input][column], int4
+// tiles their columns' units behind the groups.
 class Linear {
  public:
   Linear(WeightKind kind, std::size_t outputs, std::size_t inputs);
@@ -49,6 +60,10 @@ class Linear {
   std::size_t bytes() const { return tiles() * tile_bytes_; }
   std::size_t tile_bytes() const { return tile_bytes_; }
   const std::byte* tile(std::size_t index) const { return data_.get() + index * tile_bytes_; }
+  // Of the columns of an int4 tile.
+  const float* units(std::size_t tile_index) const {
+    return reinterpret_cast<const float*>(tile(tile_index) + groups() * sizeof(Int4Group));
+  }
 
   // Packs `rows` rows, from output `first` on, of a GGUF tensor or plain array in row order.
   // Formats: Q4_0 and Q4_1 into int4, Q8_0 into int8, F32 F16 BF16 into every kind (rounded to
@@ -60,9 +75,14 @@ class Linear {
   void unpack_row(std::size_t output, float* values) const;
 
  private:
+  struct Scale {
+    float scale, minimum;
+  };
   void pack_int4_blocks(std::size_t output, const std::byte* row, bool has_minimum);
   void pack_int8_blocks(std::size_t output, const std::byte* row);
   void pack_floats(std::size_t output, const float* row);
+  // Of each group of an int4 row whose value is code · scale + minimum.
+  void set_factors(std::size_t output, const std::vector<Scale>& scales);
   template <typename Group>
   Group& group(std::size_t output, std::size_t index) {
     return reinterpret_cast<Group*>(data_.get() + output / kTile * tile_bytes_)[index];

@@ -139,13 +139,12 @@ void Program::finish() {
           "this program keeps states: state_slots must be positive.");
   const std::size_t rows = requirements_.quantized_rows, groups = requirements_.quantized_groups;
   scratch_.groups = std::make_unique<LazyMemory>(groups * sizeof(QuantizedGroup));
-  scratch_.highs = std::make_unique<LazyMemory>(groups * kGroupFours * sizeof(HighCodes));
-  scratch_.num_highs = std::make_unique<LazyMemory>(groups * sizeof(std::uint32_t));
+  scratch_.highs =
+      std::make_unique<LazyMemory>(requirements_.quantized_panels * sizeof(PanelHighs));
   scratch_.scales = std::make_unique<LazyMemory>(rows * sizeof(float));
   scratch_.working = std::make_unique<LazyMemory>(requirements_.working_bytes);
   scratch_.quantized = {reinterpret_cast<QuantizedGroup*>(scratch_.groups->data()),
-                        reinterpret_cast<HighCodes*>(scratch_.highs->data()),
-                        reinterpret_cast<std::uint32_t*>(scratch_.num_highs->data()),
+                        reinterpret_cast<PanelHighs*>(scratch_.highs->data()),
                         scratch_.scales->floats(), 0};
   scratch_.positions.resize(limits_.step_tokens);
   scratch_.sequence_of.resize(limits_.step_tokens);

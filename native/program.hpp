@@ -153,7 +153,7 @@ struct Scratch {
   std::vector<std::size_t> positions;  // per token of the step
   std::vector<std::uint32_t> sequence_of;
   std::vector<std::size_t> first_tasks;  // of each sequence, in the attention that runs
-  std::unique_ptr<LazyMemory> groups, highs, num_highs, scales, working;
+  std::unique_ptr<LazyMemory> groups, highs, scales, working;
   std::unique_ptr<LazyMemory> low_rank;  // [rows][low_rank_width]
   std::size_t low_rank_width = 0;
 };
@@ -162,16 +162,19 @@ struct Scratch {
 struct Requirements {
   const Limits& limits;
   int threads;
-  std::size_t quantized_rows = 0, quantized_groups = 0;  // groups of all rows
-  std::size_t working_bytes = 0;                         // that one operation uses while it runs
-  std::size_t slot_bytes = 0;                            // of the states of one sequence
+  std::size_t quantized_rows = 0;
+  std::size_t quantized_groups = 0, quantized_panels = 0;  // of all rows
+  std::size_t working_bytes = 0;                           // that one operation uses while it runs
+  std::size_t slot_bytes = 0;                              // of the states of one sequence
   bool sees_prefix = false;
   // Per cache group: how many tokens back its attention looks; 0 where nothing attends.
   std::vector<std::size_t> reach = {};
 
   void need_quantized(std::size_t rows, std::size_t inputs) {
     quantized_rows = std::max(quantized_rows, rows);
-    quantized_groups = std::max(quantized_groups, rows * ((inputs + kGroup - 1) / kGroup));
+    const std::size_t groups = (inputs + kGroup - 1) / kGroup;
+    quantized_groups = std::max(quantized_groups, rows * groups);
+    quantized_panels = std::max(quantized_panels, rows * QuantizedRows::panels_of(groups));
   }
   void need_working(std::size_t bytes) { working_bytes = std::max(working_bytes, bytes); }
 };

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <type_traits>
 #include <utility>
 
 #include "../numbers.hpp"
@@ -54,8 +55,21 @@ inline void add_products(Partial& sum, Nibbles weights, const std::int8_t* input
   add(weights.low, four_inputs(inputs));
   add(weights.high, four_inputs(inputs + 4));
 }
-inline Lanes to_columns(const Partial& sum) {
-  return _mm256_cvtepi32_ps(_mm256_madd_epi16(sum.value, _mm256_set1_epi16(1)));
+// Eight integers, one per column.
+struct Columns {
+  __m256i value;
+};
+inline Columns operator+(Columns a, Columns b) { return {_mm256_add_epi32(a.value, b.value)}; }
+inline Lanes to_lanes(Columns x) { return _mm256_cvtepi32_ps(x.value); }
+inline Columns to_columns(const Partial& sum) {
+  return {_mm256_madd_epi16(sum.value, _mm256_set1_epi16(1))};
+}
+// What sum and start_of make together, times a pair of factors.
+inline void add_weighted(Columns& total, Columns sum, std::int32_t start,
+                         const Int4Factors* factors) {
+  const __m256i halves = _mm256_xor_si256(_mm256_add_epi32(sum.value, _mm256_set1_epi32(start)),
+                                          _mm256_set1_epi32(kStartTooMuch));
+  total.value = _mm256_add_epi32(total.value, _mm256_madd_epi16(halves, load_codes(factors)));
 }
 
 // Thirty-two-bit sums, one lane per column, for products that overflow sixteen bits.
@@ -69,7 +83,7 @@ inline void add_signed_products(Wide& sum, Codes weights, const std::int8_t* inp
       _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(four_inputs(inputs), weights));
   sum.value = _mm256_add_epi32(sum.value, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-inline Lanes to_columns(const Wide& sum) { return _mm256_cvtepi32_ps(sum.value); }
+inline Columns to_columns(const Wide& sum) { return {sum.value}; }
 
 // codes[i] = round(group[i] · inverse), to nearest even, and the same in 8 bits; tells which do
 // not fit them.

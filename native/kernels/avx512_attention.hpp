@@ -114,6 +114,46 @@ template <std::size_t R, std::size_t C>
   }
 }
 
+// 2^x for x in [-127, 0], to 3 parts in a million: what is made of it is rounded to bfloat16.
+inline __m512 power_of_two(__m512 x) {
+  x = _mm512_max_ps(_mm512_set1_ps(-127.0f), x);  // this order of operands lets a NaN through
+  const __m512 n = round_lanes(x), f = _mm512_sub_ps(x, n);
+  __m512 p = _mm512_set1_ps(9.570082561e-3f);
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.591786354e-2f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.402474535e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.931218144e-1f));
+  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(9.999992613e-1f));
+  return _mm512_scalef_ps(p, n);
+}
+
+// Weights of a row's keys, 0 for those of whole blocks that it does not see.
+inline void weigh_pairs(const float* scores, RowRange span, KeyRange keys, std::uint16_t* weights,
+                        AttentionState& state) {
+  const auto seen = [&](std::size_t t) {
+    const std::uint32_t before = t < keys.begin ? keys.begin - t : 0;
+    const std::uint32_t count = t < keys.end ? keys.end - t : 0;
+    const std::uint32_t below = (1u << std::min(count, 16u)) - 1;
+    return static_cast<__mmask16>(below & ~((1u << std::min(before, 16u)) - 1));
+  };
+  const __m512 none = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+  __m512 most = none;
+  for (std::size_t t = span.begin; t < span.end; t += kBlockTokens) {
+    most = _mm512_max_ps(_mm512_mask_load_ps(none, seen(t), scores + t), most);
+  }
+  state.maximum = _mm512_reduce_max_ps(most);
+  constexpr float kLog2E = 1.44269504f;
+  const __m512 shift = _mm512_set1_ps(-state.maximum * kLog2E);
+  __m512 sum = _mm512_setzero_ps();
+  for (std::size_t t = span.begin; t < span.end; t += kBlockTokens) {
+    const __m512 power =
+        _mm512_fmadd_ps(_mm512_load_ps(scores + t), _mm512_set1_ps(kLog2E), shift);
+    const __m512 weight = _mm512_maskz_mov_ps(seen(t), power_of_two(power));
+    sum = _mm512_add_ps(sum, weight);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(weights + t), to_bfloats(weight));
+  }
+  state.sum = _mm512_reduce_add_ps(sum);
+}
+
 void attend_bfloats(const AttentionSplit& split, const float* queries, const KeyRange* keys,
                     const ScoreBend* bends, std::size_t rows, AttentionState* states) {
   const SeenKeys seen(keys, rows);
@@ -135,11 +175,7 @@ void attend_bfloats(const AttentionSplit& split, const float* queries, const Key
   alignas(64) std::uint16_t weights[kAttentionRows][kSplitTokens];
   for (std::size_t row = 0; row < rows; ++row) {
     if (bends) bend_scores(scores[row], seen.span, bends[row]);
-    weigh(scores[row], seen.span, keys[row], states[row]);
-    for (std::size_t t = seen.span.begin; t < seen.span.end; t += kBlockTokens) {
-      _mm256_store_si256(reinterpret_cast<__m256i*>(weights[row] + t),
-                         to_bfloats(_mm512_load_ps(scores[row] + t)));
-    }
+    weigh_pairs(scores[row], seen.span, keys[row], weights[row], states[row]);
   }
   constexpr std::size_t kWidth = 2 * kLanes;
   for_row_blocks<kValueRows>({0, rows}, [&]<std::size_t R>(std::size_t row) {

@@ -11,55 +11,56 @@ inline constexpr std::size_t kWideBlocks = 2;     // of sixteen columns, for a p
 inline constexpr std::size_t kPanelRows = 6;      // whose sums fit, with two blocks
 inline constexpr std::size_t kNarrowRows = 12;    // with one
 
-// Codes of a group's values times `inverse`; returns the end of its high codes. Writes eight of
-// them whatever there is, for which a group has room, and without a branch: whether a group has any
-// is not to be foretold.
-inline HighCodes* quantize_group(const float* values, float inverse, QuantizedGroup& to,
-                                 std::size_t first_four, HighCodes* highs) {
+// Codes of a group's values times `inverse`. Writes eight high codes whatever there is, for which a
+// panel has room, and without a branch: whether a group has any is not to be foretold.
+inline void quantize_group(const float* values, float inverse, QuantizedGroup& to,
+                           std::size_t first_four, PanelHighs& highs) {
   const __m512 factor = _mm512_set1_ps(inverse), unit = _mm512_set1_ps(1.0f / kHighUnit);
   __m256i words[2], high_words[2];
-  __m512i sum = _mm512_setzero_si512(), high_sum = sum;
   for (std::size_t half = 0; half < 2; ++half) {
     const __m512i codes = _mm512_cvtps_epi32(load_widest(values + half * 16) * factor);
     const __mmask16 beyond =
         _mm512_cmpgt_epi32_mask(_mm512_abs_epi32(codes), _mm512_set1_epi32(127));
     const __m512i high = _mm512_maskz_cvtps_epi32(beyond, _mm512_cvtepi32_ps(codes) * unit);
-    sum = _mm512_add_epi32(sum, codes);
-    high_sum = _mm512_add_epi32(high_sum, high);
     words[half] = _mm512_cvtsepi32_epi16(codes);
     high_words[half] = _mm512_cvtepi32_epi16(high);
   }
-  const __m512i all = _mm512_inserti64x4(_mm512_castsi256_si512(words[0]), words[1], 1);
-  const __m512i high =
-      _mm512_inserti64x4(_mm512_castsi256_si512(high_words[0]), high_words[1], 1);
-  const __m512i low =
-      _mm512_sub_epi16(all, _mm512_mullo_epi16(high, _mm512_set1_epi16(kHighUnit)));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.codes), _mm512_cvtsepi16_epi8(low));
-  const std::int32_t total = _mm512_reduce_add_epi32(sum);
-  to.sum = static_cast<float>(total);
-  const auto high_total = static_cast<std::uint32_t>(_mm512_reduce_add_epi32(high_sum));
-  to.offset = offset_of(static_cast<std::uint32_t>(total) - kHighUnit * high_total, 0);
+  const auto join = [](const __m256i (&halves)[2]) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(halves[0]), halves[1], 1);
+  };
+  const __m512i high = join(high_words);
+  const __m256i low = _mm512_cvtsepi16_epi8(
+      _mm512_sub_epi16(join(words), _mm512_mullo_epi16(high, _mm512_set1_epi16(kHighUnit))));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.codes), low);
+  const auto sums_of_fours = [](__m256i bytes) {
+    return _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), bytes);
+  };
+  const auto sum = static_cast<std::uint32_t>(
+      _mm512_reduce_add_epi32(_mm512_zextsi256_si512(sums_of_fours(low))));
+  to.start = start_of(sum);
+  to.offset = offset_of(sum);
 
   const __m256i bytes = _mm512_cvtepi16_epi8(high);
-  const __m256i sums =
-      _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), bytes);
   const __m256i fours = _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(first_four)),
                                          _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-  const __m256i heads = _mm256_or_si256(fours, _mm256_slli_epi32(sums, 16));
+  const __m256i heads = _mm256_or_si256(fours, _mm256_slli_epi32(sums_of_fours(bytes), 16));
   const __m512i whole = _mm512_or_si512(_mm512_cvtepu32_epi64(heads),
                                         _mm512_slli_epi64(_mm512_cvtepu32_epi64(bytes), 32));
   const __mmask8 used = _mm256_cmpneq_epi32_mask(bytes, _mm256_setzero_si256());
-  _mm512_storeu_si512(highs, _mm512_maskz_compress_epi64(used, whole));
-  return highs + std::popcount(used);
+  _mm512_storeu_si512(highs.codes + highs.count, _mm512_maskz_compress_epi64(used, whole));
+  highs.count += static_cast<std::uint32_t>(std::popcount(used));
 }
-static_assert(sizeof(HighCodes) == 8 && kGroupFours == 8);
+static_assert(sizeof(HighCodes) == 8);
+static_assert(kGroupFours == 8);
 
-template <std::size_t R, std::size_t C>
-using Totals = __m512[R][C];
-
+// Of the intrinsics GCC 12 makes a copy beside each product, and half the rate.
 inline void add_products(__m512i& sum, __m512i weights, __m512i inputs) {
-  // Of the intrinsic GCC 12 makes a copy beside each product, and half the rate.
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(inputs));
+}
+// Adds what products and start_of made together, times a pair of factors.
+inline void add_weighted(__m512i& total, __m512i sum, __m512i factors) {
+  const __m512i halves = _mm512_xor_si512(sum, _mm512_set1_epi32(kStartTooMuch));
+  asm("vpdpwssd %2, %1, %0" : "+v"(total) : "v"(halves), "v"(factors));
 }
 inline __m512i four_inputs(const std::int8_t* codes) {
   std::int32_t four;
@@ -76,19 +77,17 @@ struct Block {
 inline __m512i load_both(const void* first, const void* second) {
   return _mm512_inserti64x4(_mm512_castsi256_si512(load_codes(first)), load_codes(second), 1);
 }
-inline __m512 load_halves(const std::uint16_t* first, const std::uint16_t* second) {
+// What the sums of a group are multiplied by.
+inline __m512i factors_of(const Block<Int4Group>& block, std::size_t group) {
+  return load_both(block.first[group].factors, block.second[group].factors);
+}
+inline __m512i factors_of(const Block<Int8Group>& block, std::size_t group) {
   const auto eight = [](const std::uint16_t* from) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
   };
-  return _mm512_cvtph_ps(
-      _mm256_inserti128_si256(_mm256_castsi128_si256(eight(first)), eight(second), 1));
-}
-template <typename Group>
-inline __m512 scales_of(const Block<Group>& block, std::size_t group) {
-  return load_halves(block.first[group].scale, block.second[group].scale);
-}
-inline __m512 minima_of(const Block<Int4Group>& block, std::size_t group) {
-  return load_halves(block.first[group].minimum, block.second[group].minimum);
+  return _mm512_castps_si512(_mm512_cvtph_ps(
+      _mm256_inserti128_si256(_mm256_castsi128_si256(eight(block.first[group].scale)),
+                              eight(block.second[group].scale), 1)));
 }
 // The codes of fours 2 · pair and 2 · pair + 1 of a group.
 struct TwoFours {
@@ -109,11 +108,45 @@ inline TwoFours unpack(const Block<Int8Group>& block, std::size_t group, std::si
   return {moved(2 * pair), moved(2 * pair + 1)};
 }
 
+// Sums of int4 weights stay whole over a panel; those of int8 are too large for that.
 template <typename Group>
-inline constexpr bool kHasMinimum = std::is_same_v<Group, Int4Group>;
+inline constexpr bool kIsWhole = std::is_same_v<Group, Int4Group>;
 template <typename Group>
-inline __m512i empty_sum(std::int32_t offset) {
-  return kHasMinimum<Group> ? _mm512_setzero_si512() : _mm512_set1_epi32(offset);
+struct PanelSumOf {
+  using Type = __m512;
+};
+template <>
+struct PanelSumOf<Int4Group> {
+  using Type = __m512i;
+};
+template <typename Group>
+using PanelSum = typename PanelSumOf<Group>::Type;
+inline __m512 to_floats(__m512 sum) { return sum; }
+inline __m512 to_floats(__m512i sum) { return _mm512_cvtepi32_ps(sum); }
+inline __m512 join_sums(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
+inline __m512i join_sums(__m512i a, __m512i b) { return _mm512_add_epi32(a, b); }
+
+template <typename Group>
+inline __m512i empty_sum(const QuantizedGroup& inputs) {
+  return _mm512_set1_epi32(kIsWhole<Group> ? inputs.start : inputs.offset);
+}
+template <typename Group>
+inline __m512i empty_sum(const HighCodes& high) {
+  if (!kIsWhole<Group>) return _mm512_set1_epi32(-128 * high.sum);
+  // start_of the sum, which is the high half of the first word.
+  std::int32_t word;
+  std::memcpy(&word, &high, sizeof word);
+  constexpr std::int32_t kLow = kStartTooMuch + kStartTooMuch / 0x2000;
+  const __m512i sum = _mm512_or_si512(
+      _mm512_and_si512(_mm512_set1_epi32(word), _mm512_set1_epi32(-0x10000)),
+      _mm512_set1_epi32(kLow));
+  return _mm512_sub_epi32(sum, _mm512_srai_epi32(sum, 13));
+}
+inline void add_factored(__m512i& total, __m512i sum, __m512i factors) {
+  add_weighted(total, sum, factors);
+}
+inline void add_factored(__m512& total, __m512i sum, __m512i factors) {
+  total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_castsi512_ps(factors), total);
 }
 
 // Where sums find their weights: unpacked on the way, or beforehand.
@@ -135,14 +168,13 @@ struct Packed {
     const TwoFours two = codes(c, four / kGroupFours, four % kGroupFours / 2);
     return four % 2 ? two.odd : two.even;
   }
-  __m512 scale(std::size_t c, std::size_t group) const { return scales_of(blocks[c], group); }
-  __m512 minimum(std::size_t c, std::size_t group) const { return minima_of(blocks[c], group); }
+  __m512i factors(std::size_t c, std::size_t group) const { return factors_of(blocks[c], group); }
 };
 
 template <std::size_t C>
 struct Panel {
   alignas(64) std::uint8_t unpacked[kPanelGroups * kGroupFours][C][64];
-  alignas(64) float scales[kPanelGroups][C][kColumns], minima[kPanelGroups][C][kColumns];
+  alignas(64) std::int32_t scaling[kPanelGroups][C][kColumns];
 
   template <typename Group>
   void fill(const Packed<Group, C>& from, std::size_t groups) {
@@ -153,8 +185,7 @@ struct Panel {
           _mm512_store_si512(unpacked[g * kGroupFours + 2 * pair][c], two.even);
           _mm512_store_si512(unpacked[g * kGroupFours + 2 * pair + 1][c], two.odd);
         }
-        _mm512_store_ps(scales[g][c], from.scale(c, g));
-        if constexpr (kHasMinimum<Group>) _mm512_store_ps(minima[g][c], from.minimum(c, g));
+        _mm512_store_si512(scaling[g][c], from.factors(c, g));
       }
     }
   }
@@ -165,23 +196,20 @@ struct Panel {
   __m512i four(std::size_t c, std::size_t four) const {
     return _mm512_load_si512(unpacked[four][c]);
   }
-  __m512 scale(std::size_t c, std::size_t group) const {
-    return _mm512_load_ps(scales[group][c]);
-  }
-  __m512 minimum(std::size_t c, std::size_t group) const {
-    return _mm512_load_ps(minima[group][c]);
+  __m512i factors(std::size_t c, std::size_t group) const {
+    return _mm512_load_si512(scaling[group][c]);
   }
 };
 
 template <typename Group, std::size_t R, std::size_t C, typename Weights>
-[[gnu::always_inline]] inline void add_group(Totals<R, C>& total, const Weights& weights,
+[[gnu::always_inline]] inline void add_group(PanelSum<Group> (&total)[R][C], const Weights& weights,
                                              std::size_t group, const QuantizedGroup* inputs,
                                              std::size_t stride) {
   __m512i sums[R][C];
 #pragma GCC unroll 16
   for (std::size_t r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-    for (std::size_t c = 0; c < C; ++c) sums[r][c] = empty_sum<Group>(inputs[r * stride].offset);
+    for (std::size_t c = 0; c < C; ++c) sums[r][c] = empty_sum<Group>(inputs[r * stride]);
   }
 #pragma GCC unroll 16
   for (std::size_t pair = 0; pair < kGroupFours / 2; ++pair) {
@@ -203,42 +231,29 @@ template <typename Group, std::size_t R, std::size_t C, typename Weights>
   }
 #pragma GCC unroll 16
   for (std::size_t c = 0; c < C; ++c) {
-    const __m512 scale = weights.scale(c, group);
+    const __m512i factors = weights.factors(c, group);
 #pragma GCC unroll 16
-    for (std::size_t r = 0; r < R; ++r) {
-      total[r][c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r][c]), scale, total[r][c]);
-    }
-  }
-  if constexpr (kHasMinimum<Group>) {
-#pragma GCC unroll 16
-    for (std::size_t c = 0; c < C; ++c) {
-      const __m512 minimum = weights.minimum(c, group);
-#pragma GCC unroll 16
-      for (std::size_t r = 0; r < R; ++r) {
-        const __m512 sum = _mm512_set1_ps(inputs[r * stride].sum);
-        total[r][c] = _mm512_fmadd_ps(minimum, sum, total[r][c]);
-      }
-    }
+    for (std::size_t r = 0; r < R; ++r) add_factored(total[r][c], sums[r][c], factors);
   }
 }
 
 template <typename Group, std::size_t C, typename Weights>
-inline void add_highs(__m512 (&total)[C], const Weights& weights, const QuantizedRows& in,
-                      std::size_t row, std::size_t panel) {
+inline void add_highs(__m512 (&total)[C], const Weights& weights,
+                      const PanelHighs& highs) {
   // In turn to two sums: one alone would wait for each addition.
-  __m512 sums[2][C] = {};
-  const auto add = [&](const HighCodes& high, __m512 (&sum)[C]) {
-    const __m512i codes = four_inputs(high.codes);
+  PanelSum<Group> sums[2][C] = {};
+  const auto add = [&](const HighCodes& high, PanelSum<Group> (&sum)[C]) {
+    const __m512i codes = four_inputs(high.codes), empty = empty_sum<Group>(high);
+    const std::size_t four = high.four;
 #pragma GCC unroll 16
     for (std::size_t c = 0; c < C; ++c) {
-      __m512i products = empty_sum<Group>(-128 * high.sum);
-      add_products(products, weights.four(c, high.four), codes);
-      sum[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(products),
-                               weights.scale(c, high.four / kGroupFours), sum[c]);
+      __m512i products = empty;
+      add_products(products, weights.four(c, four), codes);
+      add_factored(sum[c], products, weights.factors(c, four / kGroupFours));
     }
   };
-  const HighCodes* high = in.highs_of(row, panel);
-  const HighCodes* const end = high + in.num_highs_of(row, panel);
+  const HighCodes* high = highs.codes;
+  const HighCodes* const end = high + highs.count;
   for (; end - high >= 2; high += 2) {
     add(high[0], sums[0]);
     add(high[1], sums[1]);
@@ -247,7 +262,7 @@ inline void add_highs(__m512 (&total)[C], const Weights& weights, const Quantize
   const __m512 unit = _mm512_set1_ps(static_cast<float>(kHighUnit));
 #pragma GCC unroll 16
   for (std::size_t c = 0; c < C; ++c) {
-    total[c] = _mm512_fmadd_ps(_mm512_add_ps(sums[0][c], sums[1][c]), unit, total[c]);
+    total[c] = _mm512_fmadd_ps(to_floats(join_sums(sums[0][c], sums[1][c])), unit, total[c]);
   }
 }
 
@@ -258,12 +273,7 @@ template <typename Group, std::size_t R, std::size_t C, typename Weights, typena
                                  Meanwhile&& meanwhile) {
   const QuantizedGroup* inputs = in.row(row) + panel * kPanelGroups;
   const std::size_t groups = std::min(in.row_groups - panel * kPanelGroups, kPanelGroups);
-  Totals<R, C> sum;
-#pragma GCC unroll 16
-  for (std::size_t r = 0; r < R; ++r) {
-#pragma GCC unroll 16
-    for (std::size_t c = 0; c < C; ++c) sum[r][c] = panel == 0 ? _mm512_setzero_ps() : total[r][c];
-  }
+  PanelSum<Group> sum[R][C] = {};
   for (std::size_t g = 0; g < groups; ++g) {
     meanwhile();
     add_group<Group, R, C>(sum, weights, g, inputs + g, in.row_groups);
@@ -271,21 +281,38 @@ template <typename Group, std::size_t R, std::size_t C, typename Weights, typena
 #pragma GCC unroll 16
   for (std::size_t r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-    for (std::size_t c = 0; c < C; ++c) total[r][c] = sum[r][c];
+    for (std::size_t c = 0; c < C; ++c) {
+      const __m512 here = to_floats(sum[r][c]);
+      total[r][c] = panel == 0 ? here : total[r][c] + here;
+    }
   }
-  for (std::size_t r = 0; r < R; ++r) add_highs<Group, C>(total[r], weights, in, row + r, panel);
+  for (std::size_t r = 0; r < R; ++r) {
+    add_highs<Group, C>(total[r], weights, in.highs_of(row + r, panel));
+  }
+}
+
+// Of two tiles, as far as there are any.
+template <typename Group>
+inline __m512 units_of(const Linear& weights, std::size_t tile) {
+  __m512 units = _mm512_set1_ps(1.0f);
+  if (!kIsWhole<Group> || tile >= weights.tiles()) return units;
+  units = _mm512_castps256_ps512(load(weights.units(tile)));
+  if (tile + 1 == weights.tiles()) return units;
+  return _mm512_castsi512_ps(load_both(weights.units(tile), weights.units(tile + 1)));
 }
 
 // Columns [first, end) of the output, of which the first C times sixteen are at hand.
-template <std::size_t R, std::size_t C>
-inline void store_rows(const __m512 (*total)[C], RowRange columns, const QuantizedRows& in,
-                       std::size_t row, const LinearOutput& out) {
+template <typename Group, std::size_t R, std::size_t C>
+inline void store_rows(const __m512 (*total)[C], const Linear& weights, RowRange columns,
+                       const QuantizedRows& in, std::size_t row, const LinearOutput& out) {
   for (std::size_t c = 0; c < C; ++c) {
     const std::size_t first = columns.begin + c * kColumns;
     const std::size_t count = first < columns.end ? std::min(columns.end - first, kColumns) : 0;
     const auto mask = static_cast<__mmask16>((1u << count) - 1);
+    const __m512 units = units_of<Group>(weights, first / kTile);
     for (std::size_t r = 0; r < R; ++r) {
-      __m512 result = _mm512_mul_ps(total[r][c], _mm512_set1_ps(in.scales[row + r]));
+      __m512 result =
+          _mm512_mul_ps(_mm512_mul_ps(total[r][c], units), _mm512_set1_ps(in.scales[row + r]));
       float* to = out.values + (row + r) * out.stride + first;
       if (out.bias) result = _mm512_add_ps(result, _mm512_maskz_loadu_ps(mask, out.bias + first));
       if (out.accumulates) result = _mm512_add_ps(result, _mm512_maskz_loadu_ps(mask, to));
@@ -316,12 +343,12 @@ void few_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, Ro
     const auto packed = blocks_at<Group, C>(weights, tile, tiles.end);
     with_row_count<C == 1 ? kNarrowRows : kPanelRows>(
         rows.end - rows.begin, rows.begin, [&]<std::size_t R>(std::size_t row) {
-          Totals<R, C> total;
+          __m512 total[R][C];
           for (std::size_t panel = 0; panel < in.panels(); ++panel) {
             add_panel<Group, R, C>(total, packed.at(panel * kPanelGroups), in, row, panel,
                                    [&] { ahead.step(2 * C * sizeof(Group)); });
           }
-          store_rows<R, C>(total, {tile * kTile, columns}, in, row, out);
+          store_rows<Group, R, C>(total, weights, {tile * kTile, columns}, in, row, out);
         });
   }
 }
@@ -345,7 +372,7 @@ void many_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, R
         add_panel<Group, R, C>(total, unpacked, in, row, panel,
                                [&] { ahead.step(2 * C * sizeof(Group)); });
         if (panel + 1 == in.panels()) {
-          store_rows<R, C>(total, {tile * kTile, columns}, in, row, out);
+          store_rows<Group, R, C>(total, weights, {tile * kTile, columns}, in, row, out);
         }
       });
     }

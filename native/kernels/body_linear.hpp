@@ -42,9 +42,9 @@ inline float sum_of_squares(const float* values, std::size_t count) {
   return total;
 }
 
-// 128 times a sum less. Unsigned: the sum of a row that is not finite may be anything.
-inline std::int32_t offset_of(std::uint32_t sum, std::int32_t before) {
-  return static_cast<std::int32_t>(static_cast<std::uint32_t>(before) - 128u * sum);
+// Unsigned: the sum of a row that is not finite may be anything.
+inline std::int32_t offset_of(std::uint32_t sum) {
+  return static_cast<std::int32_t>(0u - 128u * sum);
 }
 
 template <std::size_t R>

@@ -1,15 +1,18 @@
 // Quantised products, eight columns at a time. Included between body_linear.hpp and body.hpp, by
-// files that define besides Nibbles, Partial and Wide with their dot products.
+// files that define besides Columns (eight integers), and Nibbles, Partial and Wide with their dot
+// products.
 
-// Moves what the `beyond` codes of a group have too much for 8 bits to high codes.
-inline HighCodes* split_codes(QuantizedGroup& group, const std::int16_t* codes,
-                              std::uint32_t beyond, std::size_t first_four, HighCodes* highs) {
+// Moves what the `beyond` codes of a group have too much for 8 bits to high codes; returns the
+// sum of the low ones.
+inline std::uint32_t split_codes(QuantizedGroup& group, const std::int16_t* codes,
+                                 std::uint32_t sum, std::uint32_t beyond, std::size_t first_four,
+                                 PanelHighs& highs) {
   HighCodes* last = nullptr;
   for (; beyond != 0; beyond &= beyond - 1) {
     const auto i = static_cast<std::size_t>(std::countr_zero(beyond));
     const auto four = static_cast<std::uint16_t>(first_four + i / 4);
     if (!last || last->four != four) {
-      last = highs++;
+      last = highs.codes + highs.count++;
       *last = {four, 0, {}};
     }
     const auto high = static_cast<int>(
@@ -17,53 +20,30 @@ inline HighCodes* split_codes(QuantizedGroup& group, const std::int16_t* codes,
     last->codes[i % 4] = static_cast<std::int8_t>(high);
     last->sum = static_cast<std::int16_t>(last->sum + high);
     group.codes[i] = static_cast<std::int8_t>(codes[i] - kHighUnit * high);
-    group.offset = offset_of(static_cast<std::uint32_t>(high * -kHighUnit), group.offset);
+    sum -= static_cast<std::uint32_t>(kHighUnit * high);
   }
-  return highs;
+  return sum;
 }
 
-// Codes of a group's values times `inverse`; returns the end of its high codes.
-inline HighCodes* quantize_group(const float* values, float inverse, QuantizedGroup& to,
-                                 std::size_t first_four, HighCodes* highs) {
+// Codes of a group's values times `inverse`.
+inline void quantize_group(const float* values, float inverse, QuantizedGroup& to,
+                           std::size_t first_four, PanelHighs& highs) {
   std::int16_t codes[kGroup];
-  std::int32_t sum;
-  const std::uint32_t beyond = round_codes(values, inverse, codes, to.codes, sum);
-  to.sum = static_cast<float>(sum);
-  to.offset = offset_of(static_cast<std::uint32_t>(sum), 0);
-  return beyond ? split_codes(to, codes, beyond, first_four, highs) : highs;
+  std::int32_t total;
+  const std::uint32_t beyond = round_codes(values, inverse, codes, to.codes, total);
+  auto sum = static_cast<std::uint32_t>(total);
+  if (beyond) sum = split_codes(to, codes, sum, beyond, first_four, highs);
+  to.start = start_of(sum);
+  to.offset = offset_of(sum);
 }
 
-inline Lanes scales_of(const Int4Group& group) { return load_half(group.scale); }
-inline Lanes scales_of(const Int8Group& group) { return load_half(group.scale); }
-
-inline Lanes products_of(const Int4Group& group, const HighCodes& high) {
-  const std::size_t four = high.four % kGroupFours;
-  std::int8_t inputs[8] = {};
-  std::copy_n(high.codes, 4, inputs + four % 2 * 4);
-  Partial sum = {};
-  add_products(sum, unpack(load_codes(group.codes + four / 2 * 32)), inputs);
-  return to_columns(sum);
-}
-inline Lanes products_of(const Int8Group& group, const HighCodes& high) {
-  Wide sum = {};
-  add_signed_products(sum, load_codes(group.codes + high.four % kGroupFours * 32), high.codes);
-  return to_columns(sum);
-}
-
+// Sums of a panel, whole or rounded, and what is made of them.
 template <typename Group>
-inline Lanes add_highs(Lanes total, const Group* groups, const QuantizedRows& in, std::size_t row,
-                       std::size_t panel) {
-  Lanes sums[2] = {};  // in turn
-  const HighCodes* highs = in.highs_of(row, panel);
-  for (std::uint32_t i = 0; i < in.num_highs_of(row, panel); ++i) {
-    const Group& group = groups[highs[i].four / kGroupFours];
-    sums[i % 2] = fma(products_of(group, highs[i]), scales_of(group), sums[i % 2]);
-  }
-  return fma(sums[0] + sums[1], broadcast(static_cast<float>(kHighUnit)), total);
-}
+using PanelSums = std::conditional_t<std::is_same_v<Group, Int4Group>, Columns, Lanes>;
+inline Lanes to_lanes(Lanes sums) { return sums; }
 
 template <std::size_t R>
-inline void add_group(Lanes (&total)[R], const Int4Group& group, const QuantizedGroup* inputs,
+inline void add_group(Columns (&total)[R], const Int4Group& group, const QuantizedGroup* inputs,
                       std::size_t stride) {
   Partial partial[R] = {};
   for (std::size_t load = 0; load < 4; ++load) {
@@ -72,10 +52,8 @@ inline void add_group(Lanes (&total)[R], const Int4Group& group, const Quantized
       add_products(partial[r], nibbles, inputs[r * stride].codes + load * 8);
     }
   }
-  const Lanes scale = scales_of(group), minimum = load_half(group.minimum);
   for (std::size_t r = 0; r < R; ++r) {
-    total[r] = fma(to_columns(partial[r]), scale, total[r]);
-    total[r] = fma(minimum, broadcast(inputs[r * stride].sum), total[r]);
+    add_weighted(total[r], to_columns(partial[r]), inputs[r * stride].start, group.factors);
   }
 }
 
@@ -89,8 +67,49 @@ inline void add_group(Lanes (&total)[R], const Int8Group& group, const Quantized
       add_signed_products(partial[r], there, inputs[r * stride].codes + load * 4);
     }
   }
-  const Lanes scale = scales_of(group);
-  for (std::size_t r = 0; r < R; ++r) total[r] = fma(to_columns(partial[r]), scale, total[r]);
+  const Lanes scale = load_half(group.scale);
+  for (std::size_t r = 0; r < R; ++r) {
+    total[r] = fma(to_lanes(to_columns(partial[r])), scale, total[r]);
+  }
+}
+
+inline void add_high(Columns& total, const Int4Group& group, const HighCodes& high) {
+  const std::size_t four = high.four % kGroupFours;
+  std::int8_t inputs[8] = {};
+  std::copy_n(high.codes, 4, inputs + four % 2 * 4);
+  Partial sum = {};
+  add_products(sum, unpack(load_codes(group.codes + four / 2 * 32)), inputs);
+  add_weighted(total, to_columns(sum), start_of(static_cast<std::uint32_t>(high.sum)),
+               group.factors);
+}
+inline void add_high(Lanes& total, const Int8Group& group, const HighCodes& high) {
+  Wide sum = {};
+  add_signed_products(sum, load_codes(group.codes + high.four % kGroupFours * 32), high.codes);
+  total = fma(to_lanes(to_columns(sum)), load_half(group.scale), total);
+}
+
+// R rows × one panel of a tile.
+template <typename Group, std::size_t R>
+inline void add_panel(Lanes (&total)[R], const Group* groups, const QuantizedRows& in,
+                      std::size_t row, std::size_t panel, Ahead& ahead) {
+  const QuantizedGroup* inputs = in.row(row) + panel * kPanelGroups;
+  const std::size_t count = std::min(in.row_groups - panel * kPanelGroups, kPanelGroups);
+  PanelSums<Group> sums[R] = {};
+  for (std::size_t g = 0; g < count; ++g) {
+    ahead.step(sizeof(Group));
+    add_group<R>(sums, groups[g], inputs + g, in.row_groups);
+  }
+  for (std::size_t r = 0; r < R; ++r) {
+    const PanelHighs& highs = in.highs_of(row + r, panel);
+    PanelSums<Group> high_sums[2] = {};  // in turn: one alone would wait for each addition
+    for (std::size_t i = 0; i < highs.count; ++i) {
+      const HighCodes& high = highs.codes[i];
+      add_high(high_sums[i % 2], groups[high.four / kGroupFours], high);
+    }
+    total[r] = total[r] + to_lanes(sums[r]);
+    total[r] = fma(to_lanes(high_sums[0] + high_sums[1]),
+                   broadcast(static_cast<float>(kHighUnit)), total[r]);
+  }
 }
 
 // R rows × one tile.
@@ -98,20 +117,14 @@ template <typename Group, std::size_t R>
 void quantized_block(const Linear& weights, std::size_t tile, const QuantizedRows& in,
                      std::size_t row, const LinearOutput& out, Ahead& ahead) {
   const auto* groups = reinterpret_cast<const Group*>(weights.tile(tile));
-  const QuantizedGroup* inputs = in.row(row);
   Lanes total[R] = {};
   for (std::size_t panel = 0; panel < in.panels(); ++panel) {
-    const std::size_t first = panel * kPanelGroups;
-    const std::size_t end = std::min(in.row_groups, first + kPanelGroups);
-    for (std::size_t g = first; g < end; ++g) {
-      ahead.step(sizeof(Group));
-      add_group<R>(total, groups[g], inputs + g, in.row_groups);
-    }
-    for (std::size_t r = 0; r < R; ++r) {
-      total[r] = add_highs(total[r], groups + first, in, row + r, panel);
-    }
+    add_panel<Group, R>(total, groups + panel * kPanelGroups, in, row, panel, ahead);
   }
-  for (std::size_t r = 0; r < R; ++r) total[r] = total[r] * broadcast(in.scales[row + r]);
+  for (std::size_t r = 0; r < R; ++r) {
+    if constexpr (std::is_same_v<Group, Int4Group>) total[r] = total[r] * load(weights.units(tile));
+    total[r] = total[r] * broadcast(in.scales[row + r]);
+  }
   store_tile<R>(total, tile, weights.outputs(), row, out);
 }
 

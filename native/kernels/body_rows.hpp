@@ -218,7 +218,7 @@ void layer_norm(const float* in, const float* weight, const float* bias, float e
 // ---- codes of a row ----------------------------------------------------------------------
 
 // The scale's last 16 bits are cut off, so that codes do not hang on the order of additions.
-inline float scale_of(const float* in, std::size_t inputs) {
+inline float scale_of(const float* in, std::size_t inputs, float reach) {
   Lanes sums[4] = {}, most = broadcast(0.0f);
   float total = 0.0f, largest = 0.0f;
   std::size_t i = 0;
@@ -238,21 +238,22 @@ inline float scale_of(const float* in, std::size_t inputs) {
   }
   total += sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
   largest = std::max(largest, max_lanes(most));
-  const float usual = total * (kCodeReach / 127.0f) / static_cast<float>(inputs);
+  const float usual = total * (reach / 127.0f) / static_cast<float>(inputs);
   const float scale = largest > usual * kMostCode ? largest / kMostCode : usual;
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scale) & 0xffff0000u);
 }
 
-void quantize_row(const float* in, std::size_t inputs, QuantizedRows rows, std::size_t row) {
-  const float scale = scale_of(in, inputs);
+void quantize_row(const float* in, std::size_t inputs, float reach, QuantizedRows rows,
+                  std::size_t row) {
+  const float scale = scale_of(in, inputs, reach);
   rows.scales[row] = scale;
   // A broken row must not quantise to a sound one, but its scale says it all.
   const bool is_usable = scale > 0 && std::isfinite(scale) && std::isfinite(1.0f / scale);
   const float inverse = is_usable ? 1.0f / scale : 0.0f;
   QuantizedGroup* to = rows.row(row);
   for (std::size_t panel = 0; panel < rows.panels(); ++panel) {
-    HighCodes* const first = rows.highs_of(row, panel);
-    HighCodes* high = first;
+    PanelHighs& highs = rows.highs_of(row, panel);
+    highs.count = 0;
     const std::size_t end = std::min(rows.row_groups - panel * kPanelGroups, kPanelGroups);
     for (std::size_t g = 0; g < end; ++g, ++to) {
       const std::size_t begin = (panel * kPanelGroups + g) * kGroup;
@@ -262,9 +263,8 @@ void quantize_row(const float* in, std::size_t inputs, QuantizedRows rows, std::
         std::fill(std::copy_n(group, count, padded), padded + kGroup, 0.0f);
         group = padded;
       }
-      high = quantize_group(group, inverse, *to, g * kGroupFours, high);
+      quantize_group(group, inverse, *to, g * kGroupFours, highs);
     }
-    rows.num_highs_of(row, panel) = static_cast<std::uint32_t>(high - first);
   }
 }
 

@@ -12,46 +12,61 @@
 namespace yearling {
 
 // Activations of consecutive rows in 8 bits: value ≈ code · scale, one scale per row, which lets
-// codes of 8 bits reach four times the mean magnitude: a few large inputs change that little. What
+// codes of 8 bits reach a few times the mean magnitude: a few large inputs change that little. What
 // lies beyond has a second code, 254 times as coarse: code = 254 · high + low. On SmolLM2 that is
-// one in 13 fours of inputs, and the error of log-probabilities is 0.04 nats.
+// one in 21 fours of inputs, and the error of log-probabilities is 0.04 nats.
 struct QuantizedGroup {
   std::int8_t codes[kGroup];  // low; zero beyond the inputs
-  float sum;                  // of the whole codes
+  std::int32_t start;         // where sums of products with int4 codes begin
   std::int32_t offset;        // -128 times the sum of the low codes
 };
 
-// The high codes of four inputs that are not all zero.
-struct HighCodes {
-  std::uint16_t four;  // inputs [4 · four, 4 · four + 4) of its panel
-  std::int16_t sum;    // of the codes
-  std::int8_t codes[4];
-};
+// A sum of codes · (weight - 8) in the low half, and the sum of the codes in the high half, are what
+// a pair of factors multiplies. Sums begin with the second, and the first as an unsigned number
+// with 32,768 too much, so that neither disturbs the other.
+inline std::int32_t start_of(std::uint32_t sum) {
+  return static_cast<std::int32_t>((sum << 16) + 0x8000u - kInt4Centre * sum);
+}
+inline constexpr std::int32_t kStartTooMuch = 0x8000;
+// Of at most 32 codes of ±127 both halves hold what they must.
+static_assert(kInt4Centre * 127 * kGroup < 0x8000);
+
 inline constexpr int kHighUnit = 254;
 inline constexpr float kCodeReach = 4.0f;
+// Where results are added to a residual, which hardly feels their noise. Such inputs, products and
+// averages, have more large values as well.
+inline constexpr float kAddedReach = 6.0f;
 inline constexpr float kMostCode = 32000.0f;
 // Cutting a scale's last bits makes codes larger by a 128th at most.
 static_assert(kMostCode * (1.0f + 1.0f / 128) < 127 * (kHighUnit + 1));
 
-// Groups whose weights may be unpacked together. Sums run over a panel's groups, then over its
-// high codes, then over the next panel.
-inline constexpr std::size_t kPanelGroups = 24;
+// Sums run over a panel's groups, then over its high codes, then over the next panel.
 inline constexpr std::size_t kGroupFours = kGroup / 4;
 
+// The high codes of four inputs that are not all zero, and of a row's panel.
+struct HighCodes {
+  std::uint16_t four;  // inputs [4 · four, 4 · four + 4) of the panel
+  std::int16_t sum;    // of the codes
+  std::int8_t codes[4];
+};
+struct PanelHighs {
+  std::uint32_t count;
+  HighCodes codes[kPanelGroups * kGroupFours];
+};
+
 struct QuantizedRows {
-  QuantizedGroup* groups;    // [rows][row_groups]
-  HighCodes* highs;          // [rows][row_groups][8]; a panel's begin at its first group's place
-  std::uint32_t* num_highs;  // [rows][panels]
-  float* scales;             // [rows]
+  QuantizedGroup* groups;  // [rows][row_groups]
+  PanelHighs* highs;       // [rows][panels]
+  float* scales;           // [rows]
   std::size_t row_groups;
 
-  std::size_t panels() const { return (row_groups + kPanelGroups - 1) / kPanelGroups; }
-  QuantizedGroup* row(std::size_t index) const { return groups + index * row_groups; }
-  HighCodes* highs_of(std::size_t row, std::size_t panel) const {
-    return highs + (row * row_groups + panel * kPanelGroups) * kGroupFours;
+  static std::size_t panels_of(std::size_t groups) {
+    return (groups + kPanelGroups - 1) / kPanelGroups;
   }
-  std::uint32_t& num_highs_of(std::size_t row, std::size_t panel) const {
-    return num_highs[row * panels() + panel];
+  std::size_t panels() const { return panels_of(row_groups); }
+  QuantizedGroup* row(std::size_t index) const { return groups + index * row_groups; }
+  PanelHighs& highs_of(std::size_t row, std::size_t panel) const {
+    return highs[row * panels() + panel];
   }
 };
 
@@ -144,7 +159,9 @@ struct Kernels {
   const char* name;
   bool multiplies_bfloats = false;  // faster than it would numbers of float16
 
-  void (*quantize_row)(const float* in, std::size_t inputs, QuantizedRows rows, std::size_t row);
+  // Of a row whose codes of 8 bits are to reach `reach` times its mean magnitude.
+  void (*quantize_row)(const float* in, std::size_t inputs, float reach, QuantizedRows rows,
+                       std::size_t row);
 
   // Tiles [tiles.begin, tiles.end) of `weights` for at most kMostRows rows; those from tile `next`
   // on are fetched meanwhile, which may lie beyond the last.

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <type_traits>
 #include <utility>
 
 #include "../numbers.hpp"
@@ -105,7 +106,18 @@ inline void add_products(Partial& sum, const Nibbles& weights, const std::int8_t
   add_signed_products(sum, weights.low, inputs);
   add_signed_products(sum, weights.high, inputs + 4);
 }
-inline Lanes to_columns(const Wide& sum) { return __builtin_convertvector(sum.value, Lanes); }
+using Columns = IntLanes;
+inline Lanes to_lanes(Columns x) { return __builtin_convertvector(x, Lanes); }
+inline Columns to_columns(const Wide& sum) { return sum.value; }
+// What sum and start_of make together, times a pair of factors.
+inline void add_weighted(Columns& total, Columns sum, std::int32_t start,
+                         const Int4Factors* factors) {
+  const Columns halves = (sum + start) ^ kStartTooMuch;
+  for (std::size_t column = 0; column < kTile; ++column) {
+    const auto low = static_cast<std::int16_t>(halves[column]);
+    total[column] += low * factors[column].slope + (halves[column] >> 16) * factors[column].centre;
+  }
+}
 
 // codes[i] = round(group[i] · inverse), to nearest even, and the same in 8 bits; tells which do
 // not fit them.

@@ -125,11 +125,11 @@ struct Experts final : Op {
   }
 
   void quantize(Context& context, const std::vector<std::shared_ptr<const Linear>>& weights,
-                const float* values, std::size_t pair) const {
+                const float* values, float reach, std::size_t pair) const {
     QuantizedRows quantized = context.scratch.quantized;
     quantized.row_groups = weights[0]->groups();
     if (!weights[0]->is_quantized()) return;
-    context.kernels.quantize_row(values, weights[0]->inputs(), quantized, pair);
+    context.kernels.quantize_row(values, weights[0]->inputs(), reach, quantized, pair);
   }
 
   void run(Context& context) const override {
@@ -146,7 +146,7 @@ struct Experts final : Op {
       const std::size_t pair = working.places[visit];
       float* to = working.gathered + pair * in.columns;
       std::copy_n(in.row(visit / layer.active), in.columns, to);
-      quantize(context, layer.first, to, pair);
+      quantize(context, layer.first, to, kCodeReach, pair);
     });
     multiply(context, layer.first, working.first, working.gathered, working.wide);
     float* hidden_rows = layer.is_gated ? working.activated : working.wide;
@@ -159,7 +159,7 @@ struct Experts final : Op {
       } else {
         context.kernels.activate[kind](to, hidden());
       }
-      quantize(context, layer.second, to, pair);
+      quantize(context, layer.second, to, kAddedReach, pair);
     });
     multiply(context, layer.second, working.first, hidden_rows, working.results);
     context.for_rows(rows, layer.active * out.columns, [&](std::size_t row) {

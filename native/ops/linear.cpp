@@ -50,7 +50,9 @@ struct LinearOp final : Op {
   void run_row(Context& context, std::size_t row) const override {
     const Buffer& in = context.buffers[input];
     if (weights->is_quantized()) {
-      context.kernels.quantize_row(in.row(row), in.columns, quantized_in(context), row);
+      context.kernels.quantize_row(in.row(row), in.columns,
+                                   accumulates ? kAddedReach : kCodeReach, quantized_in(context),
+                                   row);
     }
     if (!context.adapters.empty()) begin_update(context, in, row);
   }

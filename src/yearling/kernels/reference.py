@@ -79,7 +79,7 @@ class ReferenceProgram:
                 at[op.output][:] = at[op.output] + rows if op.accumulates else rows
             case ops.Linear():
                 target = at[op.output][:, op.column : op.column + op.weights.outputs]
-                result = _projected(at[op.input], op.weights)
+                result = _projected(at[op.input], op.weights, is_added=op.accumulates)
                 result = result if op.bias is None else result + op.bias
                 target[:] = target + result if op.accumulates else result
             case ops.Angles():
@@ -176,7 +176,9 @@ class ReferenceProgram:
             for expert, weight in chosen:
                 hidden = _projected(source[number : number + 1], op.first[expert])
                 activate = meaning.gate if op.is_gated else meaning.activated
-                result = _projected(activate(hidden, op.activation), op.second[expert])
+                result = _projected(
+                    activate(hidden, op.activation), op.second[expert], is_added=True
+                )
                 target[number] += weight * result[0]
 
     def _convolution(self, op: ops.Convolution, sequences: "list[_Sequence]") -> None:
@@ -274,9 +276,9 @@ def _heads(buffer: Floats, op: ops.HeadNorm | ops.Rotary) -> Floats:
     return columns.reshape(len(buffer), op.heads, op.head_dim)
 
 
-def _projected(values: Floats, weights: ops.Weights) -> Floats:
+def _projected(values: Floats, weights: ops.Weights, *, is_added: bool = False) -> Floats:
     if weights.kind in ("int4", "int8"):
-        values = meaning.quantised_rows(values)
+        values = meaning.quantised_rows(values, is_added=is_added)
     return np.asarray(values @ weights.unpack().astype(np.float64).T)
 
 

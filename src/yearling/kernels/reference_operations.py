@@ -30,7 +30,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
 Ints = NDArray[np.int64]
-_CODE_REACH = 4
+_CODE_REACH, _ADDED_REACH = 4, 6
 _MOST_CODE = 32_000
 _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
@@ -39,14 +39,16 @@ def _floats(values: npt.ArrayLike) -> Floats:
     return np.asarray(values, np.float64)
 
 
-def quantised_rows(values: Floats) -> Floats:
+def quantised_rows(values: Floats, *, is_added: bool = False) -> Floats:
     """Round inputs (rows, inputs) to multiples of their row's scale.
 
-    The scale is a 127th of four times the row's mean magnitude, or a 32,000th of its largest
-    magnitude if that is more, with the last 16 bits of its float32 cut off.
+    The scale is a 127th of four times the row's mean magnitude, of six times where the results
+    are added to a residual, or a 32,000th of its largest magnitude if that is more, with the last
+    16 bits of its float32 cut off.
     """
+    reach = _ADDED_REACH if is_added else _CODE_REACH
     magnitudes = np.abs(values).astype(np.float32)
-    usual = magnitudes.mean(axis=-1, keepdims=True) * np.float32(_CODE_REACH / 127)
+    usual = magnitudes.mean(axis=-1, keepdims=True) * np.float32(reach / 127)
     most = magnitudes.max(axis=-1, keepdims=True) / np.float32(_MOST_CODE)
     scale = np.maximum(usual, most)
     scale = (scale.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)

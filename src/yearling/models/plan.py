@@ -50,6 +50,7 @@ _STEP_TOKENS, _LOGIT_ROWS = 192, 128  # what a step holds unless the user asks o
 _TILE, _GROUP = 8, 32
 _PLAIN_TILE: Mapping[WeightType, int] = {"float32": 32, "float16": 16}
 _GROUP_TILE: Mapping[WeightType, int] = {"int8": 272, "int4": 160}
+_TILE_UNITS: Mapping[WeightType, int] = {"int8": 0, "int4": 32}
 _WEIGHT_TYPES: tuple[WeightType, ...] = ("float32", "float16", "int8", "int4")
 
 # Superblocks need rows of whole 256; llama.cpp's quantiser stores other rows in these instead.
@@ -243,7 +244,8 @@ def _packed_bytes(weight: Weight, weight_type: WeightType) -> int:
         return prod(weight.shape) * 4
     outputs, inputs = weight.shape
     if weight_type in _GROUP_TILE:
-        return ceil(outputs / _TILE) * ceil(inputs / _GROUP) * _GROUP_TILE[weight_type]
+        tile = ceil(inputs / _GROUP) * _GROUP_TILE[weight_type] + _TILE_UNITS[weight_type]
+        return ceil(outputs / _TILE) * tile
     return ceil(outputs / _TILE) * inputs * _PLAIN_TILE[weight_type]
 
 
