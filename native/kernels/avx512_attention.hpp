@@ -129,27 +129,32 @@ inline __m512 power_of_two(__m512 x) {
 // Weights of a row's keys, 0 for those of whole blocks that it does not see.
 inline void weigh_pairs(const float* scores, RowRange span, KeyRange keys, std::uint16_t* weights,
                         AttentionState& state) {
-  const auto seen = [&](std::size_t t) {
-    const std::uint32_t before = t < keys.begin ? keys.begin - t : 0;
-    const std::uint32_t count = t < keys.end ? keys.end - t : 0;
-    const std::uint32_t below = (1u << std::min(count, 16u)) - 1;
-    return static_cast<__mmask16>(below & ~((1u << std::min(before, 16u)) - 1));
-  };
+  const __m512i step = _mm512_set1_epi32(kBlockTokens);
+  const __m512i count = _mm512_set1_epi32(static_cast<int>(keys.end - std::min(keys.begin, keys.end)));
+  const __m512i first = _mm512_add_epi32(
+      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+      _mm512_set1_epi32(static_cast<int>(span.begin) - static_cast<int>(keys.begin)));
   const __m512 none = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
   __m512 most = none;
+  __m512i key = first;  // counted from the first that is seen; below zero is beyond the last
   for (std::size_t t = span.begin; t < span.end; t += kBlockTokens) {
-    most = _mm512_max_ps(_mm512_mask_load_ps(none, seen(t), scores + t), most);
+    const __mmask16 seen = _mm512_cmplt_epu32_mask(key, count);
+    most = _mm512_max_ps(_mm512_mask_load_ps(none, seen, scores + t), most);
+    key = _mm512_add_epi32(key, step);
   }
   state.maximum = _mm512_reduce_max_ps(most);
   constexpr float kLog2E = 1.44269504f;
   const __m512 shift = _mm512_set1_ps(-state.maximum * kLog2E);
   __m512 sum = _mm512_setzero_ps();
+  key = first;
   for (std::size_t t = span.begin; t < span.end; t += kBlockTokens) {
+    const __mmask16 seen = _mm512_cmplt_epu32_mask(key, count);
     const __m512 power =
         _mm512_fmadd_ps(_mm512_load_ps(scores + t), _mm512_set1_ps(kLog2E), shift);
-    const __m512 weight = _mm512_maskz_mov_ps(seen(t), power_of_two(power));
+    const __m512 weight = _mm512_maskz_mov_ps(seen, power_of_two(power));
     sum = _mm512_add_ps(sum, weight);
     _mm256_store_si256(reinterpret_cast<__m256i*>(weights + t), to_bfloats(weight));
+    key = _mm512_add_epi32(key, step);
   }
   state.sum = _mm512_reduce_add_ps(sum);
 }

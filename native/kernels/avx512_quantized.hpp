@@ -16,21 +16,19 @@ inline constexpr std::size_t kNarrowRows = 12;    // with one
 inline void quantize_group(const float* values, float inverse, QuantizedGroup& to,
                            std::size_t first_four, PanelHighs& highs) {
   const __m512 factor = _mm512_set1_ps(inverse), unit = _mm512_set1_ps(1.0f / kHighUnit);
-  __m256i words[2], high_words[2];
+  __m128i low_halves[2], high_halves[2];
   for (std::size_t half = 0; half < 2; ++half) {
     const __m512i codes = _mm512_cvtps_epi32(load_widest(values + half * 16) * factor);
     const __mmask16 beyond =
         _mm512_cmpgt_epi32_mask(_mm512_abs_epi32(codes), _mm512_set1_epi32(127));
     const __m512i high = _mm512_maskz_cvtps_epi32(beyond, _mm512_cvtepi32_ps(codes) * unit);
-    words[half] = _mm512_cvtsepi32_epi16(codes);
-    high_words[half] = _mm512_cvtepi32_epi16(high);
+    // The last eight bits of codes - 254 · high.
+    static_assert(kHighUnit == 256 - 2);
+    low_halves[half] =
+        _mm512_cvtepi32_epi8(_mm512_add_epi32(codes, _mm512_add_epi32(high, high)));
+    high_halves[half] = _mm512_cvtepi32_epi8(high);
   }
-  const auto join = [](const __m256i (&halves)[2]) {
-    return _mm512_inserti64x4(_mm512_castsi256_si512(halves[0]), halves[1], 1);
-  };
-  const __m512i high = join(high_words);
-  const __m256i low = _mm512_cvtsepi16_epi8(
-      _mm512_sub_epi16(join(words), _mm512_mullo_epi16(high, _mm512_set1_epi16(kHighUnit))));
+  const __m256i low = _mm256_set_m128i(low_halves[1], low_halves[0]);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to.codes), low);
   const auto sums_of_fours = [](__m256i bytes) {
     return _mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), bytes);
@@ -40,7 +38,7 @@ inline void quantize_group(const float* values, float inverse, QuantizedGroup& t
   to.start = start_of(sum);
   to.offset = offset_of(sum);
 
-  const __m256i bytes = _mm512_cvtepi16_epi8(high);
+  const __m256i bytes = _mm256_set_m128i(high_halves[1], high_halves[0]);
   const __m256i fours = _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(first_four)),
                                          _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   const __m256i heads = _mm256_or_si256(fours, _mm256_slli_epi32(sums_of_fours(bytes), 16));
@@ -274,6 +272,11 @@ template <typename Group, std::size_t R, std::size_t C, typename Weights, typena
   const QuantizedGroup* inputs = in.row(row) + panel * kPanelGroups;
   const std::size_t groups = std::min(in.row_groups - panel * kPanelGroups, kPanelGroups);
   PanelSum<Group> sum[R][C] = {};
+  for (std::size_t r = 0; r < R; ++r) {
+    // The first sixteen or so, which come while low codes are multiplied.
+    const auto* highs = reinterpret_cast<const std::byte*>(&in.highs_of(row + r, panel));
+    for (std::size_t line = 0; line < 2; ++line) __builtin_prefetch(highs + 64 * line);
+  }
   for (std::size_t g = 0; g < groups; ++g) {
     meanwhile();
     add_group<Group, R, C>(sum, weights, g, inputs + g, in.row_groups);

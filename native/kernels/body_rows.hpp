@@ -219,25 +219,27 @@ void layer_norm(const float* in, const float* weight, const float* bias, float e
 
 // The scale's last 16 bits are cut off, so that codes do not hang on the order of additions.
 inline float scale_of(const float* in, std::size_t inputs, float reach) {
-  Lanes sums[4] = {}, most = broadcast(0.0f);
-  float total = 0.0f, largest = 0.0f;
+  Widest sums[4], most[4];
+  for (std::size_t chain = 0; chain < 4; ++chain) sums[chain] = most[chain] = fill<Widest>(0.0f);
   std::size_t i = 0;
   const auto add = [&](std::size_t chain) {
-    const Lanes x = load(in + i + chain * kLanes);
-    const Lanes magnitude = maximum(x, broadcast(0.0f) - x);
-    sums[chain] = sums[chain] + magnitude;
-    most = maximum(magnitude, most);
+    const Widest size = magnitude(load_widest(in + i + chain * kWidest));
+    sums[chain] = sums[chain] + size;
+    most[chain] = maximum(size, most[chain]);
   };
-  for (; i + 4 * kLanes <= inputs; i += 4 * kLanes) {
+  for (; i + 4 * kWidest <= inputs; i += 4 * kWidest) {
     for (std::size_t chain = 0; chain < 4; ++chain) add(chain);
   }
-  for (; i + kLanes <= inputs; i += kLanes) add(0);
+  for (; i + kWidest <= inputs; i += kWidest) add(0);
+  float sum_of[kWidest], largest_of[kWidest];
+  store(sum_of, (sums[0] + sums[1]) + (sums[2] + sums[3]));
+  store(largest_of, maximum(maximum(most[0], most[1]), maximum(most[2], most[3])));
+  float total = std::accumulate(sum_of, sum_of + kWidest, 0.0f);
+  float largest = *std::max_element(largest_of, largest_of + kWidest);
   for (; i < inputs; ++i) {
     total += std::fabs(in[i]);
     largest = std::max(largest, std::fabs(in[i]));
   }
-  total += sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
-  largest = std::max(largest, max_lanes(most));
   const float usual = total * (reach / 127.0f) / static_cast<float>(inputs);
   const float scale = largest > usual * kMostCode ? largest / kMostCode : usual;
   return std::bit_cast<float>(std::bit_cast<std::uint32_t>(scale) & 0xffff0000u);

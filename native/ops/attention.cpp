@@ -170,7 +170,7 @@ struct Attention final : Op {
     const std::size_t start = visit.split * kSplitTokens;
     AttentionSplit split{{}, {}, cache.head_dim, settings.scale, {}, {}};
     find_blocks(context, task, visit.split, split.keys, split.values);
-    if (next.task.num_pairs > 0) {
+    if (next.task.num_pairs > 0 && task.num_pairs < kAttentionRows) {  // many fetch nothing ahead
       find_blocks(context, next.task, next.split, split.next_keys, split.next_values);
     }
     KeyRange keys[kAttentionRows];
