@@ -36,7 +36,6 @@ inline void quantize_group(const float* values, float inverse, QuantizedGroup& t
   const auto sum = static_cast<std::uint32_t>(
       _mm512_reduce_add_epi32(_mm512_zextsi256_si512(sums_of_fours(low))));
   to.start = start_of(sum);
-  to.offset = offset_of(sum);
 
   const __m256i bytes = _mm256_set_m128i(high_halves[1], high_halves[0]);
   const __m256i fours = _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(first_four)),
@@ -124,21 +123,26 @@ inline __m512 to_floats(__m512i sum) { return _mm512_cvtepi32_ps(sum); }
 inline __m512 join_sums(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
 inline __m512i join_sums(__m512i a, __m512i b) { return _mm512_add_epi32(a, b); }
 
+// Where sums of products begin.
 template <typename Group>
 inline __m512i empty_sum(const QuantizedGroup& inputs) {
-  return _mm512_set1_epi32(kIsWhole<Group> ? inputs.start : inputs.offset);
+  const __m512i start = _mm512_set1_epi32(inputs.start);
+  if (kIsWhole<Group>) return start;
+  return _mm512_sub_epi32(_mm512_setzero_si512(),
+                          _mm512_slli_epi32(_mm512_srai_epi32(start, 16), 7));
 }
 template <typename Group>
 inline __m512i empty_sum(const HighCodes& high) {
   if (!kIsWhole<Group>) return _mm512_set1_epi32(-128 * high.sum);
-  // start_of the sum, which is the high half of the first word.
+  // start_of the sum, which is the high half of the first word: 8 times it, and 4 more, are taken
+  // from it and 32,772.
   std::int32_t word;
   std::memcpy(&word, &high, sizeof word);
-  constexpr std::int32_t kLow = kStartTooMuch + kStartTooMuch / 0x2000;
   const __m512i sum = _mm512_or_si512(
       _mm512_and_si512(_mm512_set1_epi32(word), _mm512_set1_epi32(-0x10000)),
-      _mm512_set1_epi32(kLow));
-  return _mm512_sub_epi32(sum, _mm512_srai_epi32(sum, 13));
+      _mm512_set1_epi32(kStartTooMuch + 4));
+  static_assert(kInt4Centre == 1 << 3 && kStartTooMuch >> 13 == 4);
+  return _mm512_sub_epi32(sum, _mm512_srai_epi32(sum, 16 - 3));
 }
 inline void add_factored(__m512i& total, __m512i sum, __m512i factors) {
   add_weighted(total, sum, factors);

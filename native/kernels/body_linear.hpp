@@ -42,11 +42,6 @@ inline float sum_of_squares(const float* values, std::size_t count) {
   return total;
 }
 
-// Unsigned: the sum of a row that is not finite may be anything.
-inline std::int32_t offset_of(std::uint32_t sum) {
-  return static_cast<std::int32_t>(0u - 128u * sum);
-}
-
 template <std::size_t R>
 inline void store_tile(const Lanes (&sums)[R], std::size_t tile, std::size_t outputs,
                        std::size_t first_row, const LinearOutput& out) {

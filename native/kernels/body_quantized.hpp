@@ -31,10 +31,9 @@ inline void quantize_group(const float* values, float inverse, QuantizedGroup& t
   std::int16_t codes[kGroup];
   std::int32_t total;
   const std::uint32_t beyond = round_codes(values, inverse, codes, to.codes, total);
-  auto sum = static_cast<std::uint32_t>(total);
+  auto sum = static_cast<std::uint32_t>(total);  // of a row that is not finite it may be anything
   if (beyond) sum = split_codes(to, codes, sum, beyond, first_four, highs);
   to.start = start_of(sum);
-  to.offset = offset_of(sum);
 }
 
 // Sums of a panel, whole or rounded, and what is made of them.

@@ -17,13 +17,12 @@ namespace yearling {
 // one in 21 fours of inputs, and the error of log-probabilities is 0.04 nats.
 struct QuantizedGroup {
   std::int8_t codes[kGroup];  // low; zero beyond the inputs
-  std::int32_t start;         // where sums of products with int4 codes begin
-  std::int32_t offset;        // -128 times the sum of the low codes
+  std::int32_t start;         // start_of the sum of these
 };
 
-// A sum of codes · (weight - 8) in the low half, and the sum of the codes in the high half, are what
-// a pair of factors multiplies. Sums begin with the second, and the first as an unsigned number
-// with 32,768 too much, so that neither disturbs the other.
+// A pair of factors multiplies a sum of codes · (weight - 8) in the low half of a number, and the
+// sum of the codes in its high half. Products are added to what the second makes of both, and 32,768
+// more, so that the low half is never below zero meanwhile.
 inline std::int32_t start_of(std::uint32_t sum) {
   return static_cast<std::int32_t>((sum << 16) + 0x8000u - kInt4Centre * sum);
 }
