@@ -38,7 +38,15 @@ inline void quantize_group(const float* values, float inverse, QuantizedGroup& t
 
 // Sums of a panel, whole or rounded, and what is made of them.
 template <typename Group>
-using PanelSums = std::conditional_t<std::is_same_v<Group, Int4Group>, Columns, Lanes>;
+struct PanelSumOf {
+  using Type = Lanes;
+};
+template <>
+struct PanelSumOf<Int4Group> {
+  using Type = Columns;
+};
+template <typename Group>
+using PanelSum = typename PanelSumOf<Group>::Type;
 inline Lanes to_lanes(Lanes sums) { return sums; }
 
 template <std::size_t R>
@@ -93,14 +101,14 @@ inline void add_panel(Lanes (&total)[R], const Group* groups, const QuantizedRow
                       std::size_t row, std::size_t panel, Ahead& ahead) {
   const QuantizedGroup* inputs = in.row(row) + panel * kPanelGroups;
   const std::size_t count = std::min(in.row_groups - panel * kPanelGroups, kPanelGroups);
-  PanelSums<Group> sums[R] = {};
+  PanelSum<Group> sums[R] = {};
   for (std::size_t g = 0; g < count; ++g) {
     ahead.step(sizeof(Group));
     add_group<R>(sums, groups[g], inputs + g, in.row_groups);
   }
   for (std::size_t r = 0; r < R; ++r) {
     const PanelHighs& highs = in.highs_of(row + r, panel);
-    PanelSums<Group> high_sums[2] = {};  // in turn: one alone would wait for each addition
+    PanelSum<Group> high_sums[2] = {};  // in turn: one alone would wait for each addition
     for (std::size_t i = 0; i < highs.count; ++i) {
       const HighCodes& high = highs.codes[i];
       add_high(high_sums[i % 2], groups[high.four / kGroupFours], high);
