@@ -108,7 +108,7 @@ Linear::Linear(WeightKind kind, std::size_t outputs, std::size_t inputs)
     throw std::invalid_argument("a linear layer needs at least one input and one output.");
   }
   data_ = allocate_weights(bytes());
-  // Rows beyond `outputs` and inputs beyond `inputs` must read as zero.
+  // Rows beyond `outputs` must read as zero; of inputs beyond `inputs` the row's codes do.
   if (outputs % kTile || inputs % kGroup) std::memset(data_.get(), 0, bytes());
 }
 
@@ -179,6 +179,7 @@ void Linear::set_factors(std::size_t output, const std::vector<Scale>& scales) {
     panel = (g % kPanelGroups ? panel : 0.0f) + 127 * kGroup * (kInt4Centre * slope + centre);
     unit = std::max({unit, slope / kMostFactor, centre / kMostFactor, panel / kMostSum});
   }
+  if (!std::isnormal(unit)) unit = 0.0f;  // too small to count in
   // A row with a broken scale stays broken as a whole.
   const bool is_usable = std::all_of(scales.begin(), scales.end(), [](const Scale& s) {
     return std::isfinite(s.scale) && std::isfinite(s.minimum);
@@ -230,9 +231,12 @@ void Linear::pack_floats(std::size_t output, const float* row) {
   for (std::size_t g = 0; g < groups(); ++g) {
     const std::size_t begin = g * kGroup, count = std::min(kGroup, inputs_ - begin);
     const auto [low, high] = std::minmax_element(row + begin, row + begin + count);
+    const bool is_sound = std::all_of(row + begin, row + begin + count,
+                                      [](float weight) { return std::isfinite(weight); });
+    const float broken = std::numeric_limits<float>::quiet_NaN();
     if (kind_ == WeightKind::int8) {
       Int8Group& to = group<Int8Group>(output, g);
-      const float most = std::max(std::fabs(*low), std::fabs(*high));
+      const float most = is_sound ? std::max(std::fabs(*low), std::fabs(*high)) : broken;
       to.scale[column] = float_to_half(most / 127);
       const float scale = half_to_float(to.scale[column]);
       for (std::size_t i = 0; i < count; ++i) {
@@ -242,7 +246,7 @@ void Linear::pack_floats(std::size_t output, const float* row) {
       }
     } else {
       Int4Group& to = group<Int4Group>(output, g);
-      const float scale = (*high - *low) / 15, minimum = *low;
+      const float scale = is_sound ? (*high - *low) / 15 : broken, minimum = *low;
       scales[g] = {scale, minimum};
       for (std::size_t i = 0; i < count; ++i) {
         const float code = scale > 0 ? std::nearbyint((row[begin + i] - minimum) / scale) : 0;

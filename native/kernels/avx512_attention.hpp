@@ -130,28 +130,29 @@ inline __m512 power_of_two(__m512 x) {
 inline void weigh_pairs(const float* scores, RowRange span, KeyRange keys, std::uint16_t* weights,
                         AttentionState& state) {
   const __m512i step = _mm512_set1_epi32(kBlockTokens);
-  const __m512i count = _mm512_set1_epi32(static_cast<int>(keys.end - std::min(keys.begin, keys.end)));
+  const __m512i count =
+      _mm512_set1_epi32(static_cast<int>(keys.end - std::min(keys.begin, keys.end)));
   const __m512i first = _mm512_add_epi32(
       _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
       _mm512_set1_epi32(static_cast<int>(span.begin) - static_cast<int>(keys.begin)));
   const __m512 none = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
   __m512 most = none;
-  __m512i key = first;  // counted from the first that is seen; below zero is beyond the last
+  // Counted from the first that is seen; those before it are beyond all, without a sign.
+  __m512i key = first;
   for (std::size_t t = span.begin; t < span.end; t += kBlockTokens) {
     const __mmask16 seen = _mm512_cmplt_epu32_mask(key, count);
     most = _mm512_max_ps(_mm512_mask_load_ps(none, seen, scores + t), most);
     key = _mm512_add_epi32(key, step);
   }
   state.maximum = _mm512_reduce_max_ps(most);
-  constexpr float kLog2E = 1.44269504f;
-  const __m512 shift = _mm512_set1_ps(-state.maximum * kLog2E);
+  const __m512 maximum = _mm512_set1_ps(state.maximum), log2_of_e = _mm512_set1_ps(1.44269504f);
   __m512 sum = _mm512_setzero_ps();
   key = first;
   for (std::size_t t = span.begin; t < span.end; t += kBlockTokens) {
     const __mmask16 seen = _mm512_cmplt_epu32_mask(key, count);
-    const __m512 power =
-        _mm512_fmadd_ps(_mm512_load_ps(scores + t), _mm512_set1_ps(kLog2E), shift);
-    const __m512 weight = _mm512_maskz_mov_ps(seen, power_of_two(power));
+    const __m512 below = _mm512_sub_ps(_mm512_load_ps(scores + t), maximum);
+    const __m512 weight =
+        _mm512_maskz_mov_ps(seen, power_of_two(_mm512_mul_ps(below, log2_of_e)));
     sum = _mm512_add_ps(sum, weight);
     _mm256_store_si256(reinterpret_cast<__m256i*>(weights + t), to_bfloats(weight));
     key = _mm512_add_epi32(key, step);

@@ -50,7 +50,7 @@ inline void quantize_group(const float* values, float inverse, QuantizedGroup& t
 static_assert(sizeof(HighCodes) == 8);
 static_assert(kGroupFours == 8);
 
-// Of the intrinsics GCC 12 makes a copy beside each product, and half the rate.
+// With the intrinsics GCC 12 copies the sum beside each product, which halves the rate.
 inline void add_products(__m512i& sum, __m512i weights, __m512i inputs) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(inputs));
 }

@@ -219,23 +219,24 @@ void layer_norm(const float* in, const float* weight, const float* bias, float e
 
 // The scale's last 16 bits are cut off, so that codes do not hang on the order of additions.
 inline float scale_of(const float* in, std::size_t inputs, float reach) {
-  Widest sums[4], most[4];
-  for (std::size_t chain = 0; chain < 4; ++chain) sums[chain] = most[chain] = fill<Widest>(0.0f);
+  constexpr std::size_t kWidth = 2 * kLanes;
+  Pair sums[4], most[4];
+  for (std::size_t chain = 0; chain < 4; ++chain) sums[chain] = most[chain] = broadcast_pair(0.0f);
   std::size_t i = 0;
-  const auto add = [&](std::size_t chain) {
-    const Widest size = magnitude(load_widest(in + i + chain * kWidest));
-    sums[chain] = sums[chain] + size;
+  const auto take = [&](std::size_t chain) {
+    const Pair size = magnitude(load_pair(in + i + chain * kWidth));
+    sums[chain] = add(sums[chain], size);
     most[chain] = maximum(size, most[chain]);
   };
-  for (; i + 4 * kWidest <= inputs; i += 4 * kWidest) {
-    for (std::size_t chain = 0; chain < 4; ++chain) add(chain);
+  for (; i + 4 * kWidth <= inputs; i += 4 * kWidth) {
+    for (std::size_t chain = 0; chain < 4; ++chain) take(chain);
   }
-  for (; i + kWidest <= inputs; i += kWidest) add(0);
-  float sum_of[kWidest], largest_of[kWidest];
-  store(sum_of, (sums[0] + sums[1]) + (sums[2] + sums[3]));
-  store(largest_of, maximum(maximum(most[0], most[1]), maximum(most[2], most[3])));
-  float total = std::accumulate(sum_of, sum_of + kWidest, 0.0f);
-  float largest = *std::max_element(largest_of, largest_of + kWidest);
+  for (; i + kWidth <= inputs; i += kWidth) take(0);
+  float sum_of[kWidth], largest_of[kWidth];
+  store_pair(sum_of, add(add(sums[0], sums[1]), add(sums[2], sums[3])));
+  store_pair(largest_of, maximum(maximum(most[0], most[1]), maximum(most[2], most[3])));
+  float total = std::accumulate(sum_of, sum_of + kWidth, 0.0f);
+  float largest = *std::max_element(largest_of, largest_of + kWidth);
   for (; i < inputs; ++i) {
     total += std::fabs(in[i]);
     largest = std::max(largest, std::fabs(in[i]));
@@ -250,7 +251,7 @@ void quantize_row(const float* in, std::size_t inputs, float reach, QuantizedRow
   const float scale = scale_of(in, inputs, reach);
   rows.scales[row] = scale;
   // A broken row must not quantise to a sound one, but its scale says it all.
-  const bool is_usable = scale > 0 && std::isfinite(scale) && std::isfinite(1.0f / scale);
+  const bool is_usable = std::isnormal(scale) && std::isfinite(1.0f / scale);
   const float inverse = is_usable ? 1.0f / scale : 0.0f;
   QuantizedGroup* to = rows.row(row);
   for (std::size_t panel = 0; panel < rows.panels(); ++panel) {

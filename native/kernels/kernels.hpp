@@ -20,9 +20,10 @@ struct QuantizedGroup {
   std::int32_t start;         // start_of the sum of these
 };
 
-// A pair of factors multiplies a sum of codes · (weight - 8) in the low half of a number, and the
-// sum of the codes in its high half. Products are added to what the second makes of both, and 32,768
-// more, so that the low half is never below zero meanwhile.
+// Two sums in one number, which a pair of factors multiplies: of the codes c in its high half, and
+// of c · (weight - 8) in its low half. start_of(s) = 65,536 · s + 32,768 - 8 · s, where s is the
+// sum of the codes; with all c · weight added, s is in the high half, and in the low half 32,768
+// more than the other sum, so that nothing is borrowed. An exclusive or takes the 32,768 away.
 inline std::int32_t start_of(std::uint32_t sum) {
   return static_cast<std::int32_t>((sum << 16) + 0x8000u - kInt4Centre * sum);
 }

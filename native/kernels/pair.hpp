@@ -17,6 +17,10 @@ inline Pair multiply(Pair a, Pair b) { return {a.low * b.low, a.high * b.high}; 
 inline Pair fma(Pair a, Pair b, Pair c) {
   return {fma(a.low, b.low, c.low), fma(a.high, b.high, c.high)};
 }
+inline Pair maximum(Pair a, Pair b) { return {maximum(a.low, b.low), maximum(a.high, b.high)}; }
+inline Pair magnitude(Pair x) {
+  return maximum(x, {broadcast(0.0f) - x.low, broadcast(0.0f) - x.high});
+}
 
 // The widest registers for work on single entries.
 using Widest = Lanes;

@@ -115,6 +115,17 @@ def test_attention_lets_a_nan_of_its_own_through(rng, kernels):
     assert is_nan.tolist() == [False] * 5 + [True] * 15
 
 
+@pytest.mark.parametrize("cache_type", CACHE_TYPES)
+@pytest.mark.parametrize("size", [1.0, 3e2, 3e4])
+def test_a_key_seen_alone_gives_its_value_however_large_its_score(kernels, cache_type, size):
+    width, program = program_of(2, 1, 16)
+    values = np.full((1, width), size, np.float32)
+    values[:, 3 * 16 :] = 3.0
+    core = native(program, kernels, cache_type=cache_type)
+    core.run(step_of(values))
+    np.testing.assert_allclose(core.view("out", 1), 3.0, rtol=1e-6)
+
+
 def seen_by_each_token(kernels, tokens, prefixes=None, **extras):
     """Queries of zero weigh all that they see alike: the mean of the positions seen."""
     values = np.zeros((tokens, 3), np.float32)

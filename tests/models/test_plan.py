@@ -129,10 +129,10 @@ def test_cache_is_grouped_by_what_layers_keep() -> None:
     )
     full, windowed, states = groups
     assert cache_bytes(full, 33, "float32") == 3 * 16 * 32 * 4
-    assert cache_bytes(windowed, 1, "float16") == 16 * 64 * 2
-    assert cache_bytes(windowed, 48, "float16") == cache_bytes(windowed, 10**6, "float16")
-    assert cache_bytes(windowed, 10**6, "float16") == 3 * 16 * 64 * 2  # 20 tokens touch 3 blocks
-    assert cache_bytes(states, 1, "float16") == cache_bytes(states, 10**6, "float32") == 64 * 19 * 4
+    assert cache_bytes(windowed, 1, "16-bit") == 16 * 64 * 2
+    assert cache_bytes(windowed, 48, "16-bit") == cache_bytes(windowed, 10**6, "16-bit")
+    assert cache_bytes(windowed, 10**6, "16-bit") == 3 * 16 * 64 * 2  # 20 tokens touch 3 blocks
+    assert cache_bytes(states, 1, "16-bit") == cache_bytes(states, 10**6, "float32") == 64 * 19 * 4
 
 
 def test_encoder_keeps_no_cache() -> None:

@@ -37,10 +37,10 @@ __all__ = [
 ]
 
 WeightType = Literal["float32", "float16", "int8", "int4"]
-CacheType = Literal["float32", "float16"]
+CacheType = Literal["float32", "16-bit"]
 
-CACHE_TYPES: Mapping[CacheType, int] = MappingProxyType({"float32": 4, "float16": 2})
-"""Bytes of a cached number, by the cache's type."""
+CACHE_TYPES: Mapping[CacheType, int] = MappingProxyType({"float32": 4, "16-bit": 2})
+"""Bytes of a cached number; those of 16 bits are bfloat16 where the processor multiplies it."""
 
 _BLOCK_TOKENS = 16
 _STEP_TOKENS, _LOGIT_ROWS = 192, 128  # what a step holds unless the user asks otherwise
@@ -174,7 +174,7 @@ def _cache_groups(spec: ModelSpec) -> tuple[CacheGroup, ...]:
 def cache_bytes(group: CacheGroup, tokens: int, cache_type: CacheType) -> int:
     """Bytes of one sequence's share of a group, in whole blocks of 16; states are float32.
 
-    >>> cache_bytes(CacheGroup("full", token_floats=30 * 2 * 3 * 64), 17, "float16")
+    >>> cache_bytes(CacheGroup("full", token_floats=30 * 2 * 3 * 64), 17, "16-bit")
     737280
     """
     blocks = ceil(tokens / _BLOCK_TOKENS)
@@ -206,7 +206,7 @@ def plan_memory(
     fits = []
     for weight_type in _WEIGHT_TYPES:
         weight_bytes = sum(_packed_bytes(weight, weight_type) for weight in weights_of(spec))
-        cache_type: CacheType = "float16" if weight_type in _GROUP_TILE else "float32"
+        cache_type: CacheType = "16-bit" if weight_type in _GROUP_TILE else "float32"
 
         def bytes_of_caches(tokens: int, cache_type: CacheType = cache_type) -> int:
             return sequences * sum(cache_bytes(group, tokens, cache_type) for group in groups)
