@@ -38,13 +38,19 @@ inline void quantize_group(const float* values, float inverse, QuantizedGroup& t
   to.start = start_of(sum);
 
   const __m256i bytes = _mm256_set_m128i(high_halves[1], high_halves[0]);
+  const __m256i sums = sums_of_fours(bytes);
+  const __m256i starts = _mm256_add_epi32(
+      _mm256_sub_epi32(_mm256_slli_epi32(sums, 16),
+                       _mm256_mullo_epi32(sums, _mm256_set1_epi32(kInt4Centre))),
+      _mm256_set1_epi32(kStartTooMuch));
+  const __m512i whole = _mm512_or_si512(_mm512_cvtepu32_epi64(bytes),
+                                        _mm512_slli_epi64(_mm512_cvtepu32_epi64(starts), 32));
   const __m256i fours = _mm256_add_epi32(_mm256_set1_epi32(static_cast<int>(first_four)),
                                          _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-  const __m256i heads = _mm256_or_si256(fours, _mm256_slli_epi32(sums_of_fours(bytes), 16));
-  const __m512i whole = _mm512_or_si512(_mm512_cvtepu32_epi64(heads),
-                                        _mm512_slli_epi64(_mm512_cvtepu32_epi64(bytes), 32));
   const __mmask8 used = _mm256_cmpneq_epi32_mask(bytes, _mm256_setzero_si256());
   _mm512_storeu_si512(highs.codes + highs.count, _mm512_maskz_compress_epi64(used, whole));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(highs.fours + highs.count),
+                      _mm256_maskz_compress_epi32(used, fours));
   highs.count += static_cast<std::uint32_t>(std::popcount(used));
 }
 static_assert(sizeof(HighCodes) == 8);
@@ -133,16 +139,7 @@ inline __m512i empty_sum(const QuantizedGroup& inputs) {
 }
 template <typename Group>
 inline __m512i empty_sum(const HighCodes& high) {
-  if (!kIsWhole<Group>) return _mm512_set1_epi32(-128 * high.sum);
-  // start_of the sum, which is the high half of the first word: 8 times it, and 4 more, are taken
-  // from it and 32,772.
-  std::int32_t word;
-  std::memcpy(&word, &high, sizeof word);
-  const __m512i sum = _mm512_or_si512(
-      _mm512_and_si512(_mm512_set1_epi32(word), _mm512_set1_epi32(-0x10000)),
-      _mm512_set1_epi32(kStartTooMuch + 4));
-  static_assert(kInt4Centre == 1 << 3 && kStartTooMuch >> 13 == 4);
-  return _mm512_sub_epi32(sum, _mm512_srai_epi32(sum, 16 - 3));
+  return _mm512_set1_epi32(kIsWhole<Group> ? high.start : -128 * sum_of(high.start));
 }
 inline void add_factored(__m512i& total, __m512i sum, __m512i factors) {
   add_weighted(total, sum, factors);
@@ -244,9 +241,10 @@ inline void add_highs(__m512 (&total)[C], const Weights& weights,
                       const PanelHighs& highs) {
   // In turn to two sums: one alone would wait for each addition.
   PanelSum<Group> sums[2][C] = {};
-  const auto add = [&](const HighCodes& high, PanelSum<Group> (&sum)[C]) {
+  const auto add = [&](std::size_t i, PanelSum<Group> (&sum)[C]) {
+    const HighCodes& high = highs.codes[i];
     const __m512i codes = four_inputs(high.codes), empty = empty_sum<Group>(high);
-    const std::size_t four = high.four;
+    const std::size_t four = highs.fours[i];
 #pragma GCC unroll 16
     for (std::size_t c = 0; c < C; ++c) {
       __m512i products = empty;
@@ -254,13 +252,12 @@ inline void add_highs(__m512 (&total)[C], const Weights& weights,
       add_factored(sum[c], products, weights.factors(c, four / kGroupFours));
     }
   };
-  const HighCodes* high = highs.codes;
-  const HighCodes* const end = high + highs.count;
-  for (; end - high >= 2; high += 2) {
-    add(high[0], sums[0]);
-    add(high[1], sums[1]);
+  std::size_t i = 0;
+  for (; i + 2 <= highs.count; i += 2) {
+    add(i, sums[0]);
+    add(i + 1, sums[1]);
   }
-  if (high != end) add(*high, sums[0]);
+  if (i < highs.count) add(i, sums[0]);
   const __m512 unit = _mm512_set1_ps(static_cast<float>(kHighUnit));
 #pragma GCC unroll 16
   for (std::size_t c = 0; c < C; ++c) {
@@ -278,8 +275,11 @@ template <typename Group, std::size_t R, std::size_t C, typename Weights, typena
   PanelSum<Group> sum[R][C] = {};
   for (std::size_t r = 0; r < R; ++r) {
     // The first sixteen or so, which come while low codes are multiplied.
-    const auto* highs = reinterpret_cast<const std::byte*>(&in.highs_of(row + r, panel));
-    for (std::size_t line = 0; line < 2; ++line) __builtin_prefetch(highs + 64 * line);
+    const PanelHighs& highs = in.highs_of(row + r, panel);
+    for (std::size_t line = 0; line < 2; ++line) {
+      __builtin_prefetch(reinterpret_cast<const std::byte*>(&highs) + 64 * line);
+      __builtin_prefetch(reinterpret_cast<const std::byte*>(highs.fours) + 64 * line);
+    }
   }
   for (std::size_t g = 0; g < groups; ++g) {
     meanwhile();

@@ -7,20 +7,22 @@
 inline std::uint32_t split_codes(QuantizedGroup& group, const std::int16_t* codes,
                                  std::uint32_t sum, std::uint32_t beyond, std::size_t first_four,
                                  PanelHighs& highs) {
-  HighCodes* last = nullptr;
-  for (; beyond != 0; beyond &= beyond - 1) {
-    const auto i = static_cast<std::size_t>(std::countr_zero(beyond));
-    const auto four = static_cast<std::uint16_t>(first_four + i / 4);
-    if (!last || last->four != four) {
-      last = highs.codes + highs.count++;
-      *last = {four, 0, {}};
-    }
-    const auto high = static_cast<int>(
+  std::int8_t high[kGroup] = {};
+  for (std::uint32_t left = beyond; left != 0; left &= left - 1) {
+    const auto i = static_cast<std::size_t>(std::countr_zero(left));
+    const auto code = static_cast<int>(
         std::nearbyint(static_cast<float>(codes[i]) * (1.0f / kHighUnit)));
-    last->codes[i % 4] = static_cast<std::int8_t>(high);
-    last->sum = static_cast<std::int16_t>(last->sum + high);
-    group.codes[i] = static_cast<std::int8_t>(codes[i] - kHighUnit * high);
-    sum -= static_cast<std::uint32_t>(kHighUnit * high);
+    high[i] = static_cast<std::int8_t>(code);
+    group.codes[i] = static_cast<std::int8_t>(codes[i] - kHighUnit * code);
+    sum -= static_cast<std::uint32_t>(kHighUnit * code);
+  }
+  for (std::size_t four = 0; four < kGroupFours; ++four) {
+    if ((beyond >> 4 * four & 15) == 0) continue;
+    HighCodes& to = highs.codes[highs.count];
+    std::copy_n(high + 4 * four, 4, to.codes);
+    const int total = std::accumulate(to.codes, to.codes + 4, 0);
+    to.start = start_of(static_cast<std::uint32_t>(total));
+    highs.fours[highs.count++] = static_cast<std::uint32_t>(first_four + four);
   }
   return sum;
 }
@@ -80,18 +82,18 @@ inline void add_group(Lanes (&total)[R], const Int8Group& group, const Quantized
   }
 }
 
-inline void add_high(Columns& total, const Int4Group& group, const HighCodes& high) {
-  const std::size_t four = high.four % kGroupFours;
+inline void add_high(Columns& total, const Int4Group& group, std::size_t four,
+                     const HighCodes& high) {
   std::int8_t inputs[8] = {};
   std::copy_n(high.codes, 4, inputs + four % 2 * 4);
   Partial sum = {};
   add_products(sum, unpack(load_codes(group.codes + four / 2 * 32)), inputs);
-  add_weighted(total, to_columns(sum), start_of(static_cast<std::uint32_t>(high.sum)),
-               group.factors);
+  add_weighted(total, to_columns(sum), high.start, group.factors);
 }
-inline void add_high(Lanes& total, const Int8Group& group, const HighCodes& high) {
+inline void add_high(Lanes& total, const Int8Group& group, std::size_t four,
+                     const HighCodes& high) {
   Wide sum = {};
-  add_signed_products(sum, load_codes(group.codes + high.four % kGroupFours * 32), high.codes);
+  add_signed_products(sum, load_codes(group.codes + four * 32), high.codes);
   total = fma(to_lanes(to_columns(sum)), load_half(group.scale), total);
 }
 
@@ -110,8 +112,8 @@ inline void add_panel(Lanes (&total)[R], const Group* groups, const QuantizedRow
     const PanelHighs& highs = in.highs_of(row + r, panel);
     PanelSum<Group> high_sums[2] = {};  // in turn: one alone would wait for each addition
     for (std::size_t i = 0; i < highs.count; ++i) {
-      const HighCodes& high = highs.codes[i];
-      add_high(high_sums[i % 2], groups[high.four / kGroupFours], high);
+      const std::size_t four = highs.fours[i];
+      add_high(high_sums[i % 2], groups[four / kGroupFours], four % kGroupFours, highs.codes[i]);
     }
     total[r] = total[r] + to_lanes(sums[r]);
     total[r] = fma(to_lanes(high_sums[0] + high_sums[1]),

@@ -27,6 +27,7 @@ struct QuantizedGroup {
 inline std::int32_t start_of(std::uint32_t sum) {
   return static_cast<std::int32_t>((sum << 16) + 0x8000u - kInt4Centre * sum);
 }
+inline std::int32_t sum_of(std::int32_t start) { return start >> 16; }
 inline constexpr std::int32_t kStartTooMuch = 0x8000;
 // Of at most 32 codes of ±127 both halves hold what they must.
 static_assert(kInt4Centre * 127 * kGroup < 0x8000);
@@ -43,15 +44,16 @@ static_assert(kMostCode * (1.0f + 1.0f / 128) < 127 * (kHighUnit + 1));
 // Sums run over a panel's groups, then over its high codes, then over the next panel.
 inline constexpr std::size_t kGroupFours = kGroup / 4;
 
-// The high codes of four inputs that are not all zero, and of a row's panel.
+// The high codes of a row's panel: of each four of inputs where one is not zero.
 struct HighCodes {
-  std::uint16_t four;  // inputs [4 · four, 4 · four + 4) of the panel
-  std::int16_t sum;    // of the codes
   std::int8_t codes[4];
+  std::int32_t start;  // start_of their sum
 };
 struct PanelHighs {
+  static constexpr std::size_t kMost = kPanelGroups * kGroupFours;
   std::uint32_t count;
-  HighCodes codes[kPanelGroups * kGroupFours];
+  HighCodes codes[kMost];
+  std::uint32_t fours[kMost];  // inputs [4 · four, 4 · four + 4) of the panel
 };
 
 struct QuantizedRows {

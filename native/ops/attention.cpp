@@ -93,9 +93,8 @@ struct Attention final : Op {
     const auto s = static_cast<std::size_t>(next - first_tasks.begin()) - 1;
     const Sequence& sequence = context.step.sequences[s];
     index -= first_tasks[s];
-    // The last queries have the most keys; started first, they do not finish alone.
-    const std::size_t per_head = tasks_per_head(sequence);
-    const std::size_t first = (per_head - 1 - index / cache.kv_heads) * kAttentionRows;
+    // In order of queries, so that a thread has those of the rows that it has elsewhere too.
+    const std::size_t first = index / cache.kv_heads * kAttentionRows;
     const std::size_t pairs = sequence.num_tokens * shared();
     return {s, &sequence, index % cache.kv_heads, first, std::min(kAttentionRows, pairs - first)};
   }

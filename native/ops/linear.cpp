@@ -11,6 +11,7 @@ constexpr std::size_t kChunkBytes = 24 * 1024;
 constexpr std::size_t kFloatTiles = 8;
 constexpr std::size_t kQuantizedTiles = 4;  // as many as the widest kernels take at a time
 constexpr std::size_t kManyChunks = 32;
+constexpr std::size_t kRowsTogether = 6;    // so that no block of rows is smaller than it must be
 constexpr std::size_t kUpdateWork = 16;  // floats of an adapter that a row meets per input, about
 
 std::size_t tiles_per_chunk(const Linear& weights) {
@@ -165,21 +166,25 @@ LinearWork::LinearWork(const Linear& weights, const float* in, std::size_t in_st
       out_(out),
       chunk_tiles_(tiles_per_chunk(weights)),
       tile_chunks_((weights.tiles() + chunk_tiles_ - 1) / chunk_tiles_),
-      row_chunks_((rows.end - rows.begin + kMostRows - 1) / kMostRows) {}
+      row_chunks_((rows.end - rows.begin + kMostRows - 1) / kMostRows) {
+  const std::size_t cuts = std::max<std::size_t>(row_chunks_, 1);
+  const std::size_t even = (rows.end - rows.begin + cuts - 1) / cuts;
+  chunk_rows_ = (even + kRowsTogether - 1) / kRowsTogether * kRowsTogether;
+}
 
 RowRange LinearWork::tiles(std::size_t chunk) const {
-  const std::size_t tile = chunk / row_chunks_ * chunk_tiles_;
+  const std::size_t tile = chunk % tile_chunks_ * chunk_tiles_;
   return {tile, std::min(weights_.tiles(), tile + chunk_tiles_)};
 }
 
 RowRange LinearWork::rows(std::size_t chunk) const {
-  const std::size_t row = rows_.begin + chunk % row_chunks_ * kMostRows;
-  return {row, std::min(rows_.end, row + kMostRows)};
+  const std::size_t row = rows_.begin + chunk / tile_chunks_ * chunk_rows_;
+  return {row, std::min(rows_.end, row + chunk_rows_)};
 }
 
 void LinearWork::run(const Context& context, std::size_t chunk) const {
   if (weights_.is_quantized()) {
-    const std::size_t next = (chunk + 1) / row_chunks_ * chunk_tiles_;
+    const std::size_t next = (chunk + 1) % tile_chunks_ * chunk_tiles_;
     context.kernels.linear_quantized(weights_, tiles(chunk), quantized_, rows(chunk), out_, next);
   } else {
     context.kernels.linear_float(weights_, tiles(chunk), in_, in_stride_, rows(chunk), out_);

@@ -79,7 +79,8 @@ std::unique_ptr<Op> make_linear(Program&, int input, int output,
                                 std::shared_ptr<const Linear> weights, std::vector<float> bias,
                                 std::size_t column, bool accumulates);
 
-// A layer's product for some rows, cut into chunks for the pool.
+// A layer's product for some rows, cut into chunks for the pool: by rows first, where there are
+// many, so that a thread has the rows whose codes and gates it made itself.
 class LinearWork {
  public:
   // `quantized` holds the rows' codes when the weights are quantised.
@@ -97,7 +98,7 @@ class LinearWork {
   QuantizedRows quantized_;
   RowRange rows_;
   LinearOutput out_;
-  std::size_t chunk_tiles_, tile_chunks_, row_chunks_;
+  std::size_t chunk_tiles_, tile_chunks_, row_chunks_, chunk_rows_;
 };
 
 // ---- experts.cpp ----
