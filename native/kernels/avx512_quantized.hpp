@@ -60,11 +60,6 @@ static_assert(kGroupFours == 8);
 inline void add_products(__m512i& sum, __m512i weights, __m512i inputs) {
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(inputs));
 }
-// Adds what products and start_of made together, times a pair of factors.
-inline void add_weighted(__m512i& total, __m512i sum, __m512i factors) {
-  const __m512i halves = _mm512_xor_si512(sum, _mm512_set1_epi32(kStartTooMuch));
-  asm("vpdpwssd %2, %1, %0" : "+v"(total) : "v"(halves), "v"(factors));
-}
 inline __m512i four_inputs(const std::int8_t* codes) {
   std::int32_t four;
   std::memcpy(&four, codes, sizeof four);
@@ -141,9 +136,12 @@ template <typename Group>
 inline __m512i empty_sum(const HighCodes& high) {
   return _mm512_set1_epi32(kIsWhole<Group> ? high.start : -128 * sum_of(high.start));
 }
+// Adds what start_of and products made together, times a pair of factors.
 inline void add_factored(__m512i& total, __m512i sum, __m512i factors) {
-  add_weighted(total, sum, factors);
+  const __m512i halves = _mm512_xor_si512(sum, _mm512_set1_epi32(kStartTooMuch));
+  asm("vpdpwssd %2, %1, %0" : "+v"(total) : "v"(halves), "v"(factors));
 }
+// Adds a sum times its scales.
 inline void add_factored(__m512& total, __m512i sum, __m512i factors) {
   total = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_castsi512_ps(factors), total);
 }
@@ -237,8 +235,7 @@ template <typename Group, std::size_t R, std::size_t C, typename Weights>
 }
 
 template <typename Group, std::size_t C, typename Weights>
-inline void add_highs(__m512 (&total)[C], const Weights& weights,
-                      const PanelHighs& highs) {
+inline void add_highs(__m512 (&total)[C], const Weights& weights, const PanelHighs& highs) {
   // In turn to two sums: one alone would wait for each addition.
   PanelSum<Group> sums[2][C] = {};
   const auto add = [&](std::size_t i, PanelSum<Group> (&sum)[C]) {
