@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.timeout(900)]
 
 _ASK = """
 from yearling import LLM, SamplingParams
-messages = [{"role": "user", "content": "Why is the sky blue?"}]
+messages = [{"role": "user", "content": "What is 2 + 2?"}]
 print(LLM("smollm2").chat(messages, SamplingParams(max_tokens=24, temperature=0)).text)
 """
 
@@ -62,4 +62,4 @@ def test_wheel_installs_and_answers_without_a_compiler(
     assert not [name for name in ("torch=", "onnxruntime=") if name in installed]
     size_bytes = sum(file.lstat().st_size for file in venv.rglob("*") if file.is_file())
     assert size_bytes < 250e6
-    assert "sky" in run(venv / "bin/python", "-c", _ASK, env=bare)
+    assert "4" in run(venv / "bin/python", "-c", _ASK, env=bare)

@@ -140,6 +140,7 @@ def test_chart_in_the_docs_is_of_the_committed_result(listing: Listing) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(4 * QUICK_SECONDS)
+@pytest.mark.usefixtures("one_thread")  # two would wait for each other beside other tests
 @each_built
 def test_quick_system_holds_again_with_one_seed(listing: Listing) -> None:
     """A rerun of what takes a minute; a machine under load may miss figures of speed."""
