@@ -116,6 +116,8 @@ inline std::uint32_t round_codes(const float* group, float inverse, std::int16_t
   return static_cast<std::uint32_t>(_mm256_movemask_epi8(to_bytes(beyond)));
 }
 
+using WholeSum = Columns;
+using RoundedSum = Lanes;
 #include "body_linear.hpp"
 #include "body_quantized.hpp"
 #include "body.hpp"

@@ -67,6 +67,8 @@ inline Widest scale_by_power(Widest x, Widest n) {
   return _mm512_mul_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32(exponent, 23)));
 }
 
+using WholeSum = __m512i;
+using RoundedSum = __m512;
 #include "body_linear.hpp"
 #include "avx512_quantized.hpp"
 #include "body.hpp"

@@ -106,19 +106,6 @@ inline TwoFours unpack(const Block<Int8Group>& block, std::size_t group, std::si
   return {moved(2 * pair), moved(2 * pair + 1)};
 }
 
-// Sums of int4 weights stay whole over a panel; those of int8 are too large for that.
-template <typename Group>
-inline constexpr bool kIsWhole = std::is_same_v<Group, Int4Group>;
-template <typename Group>
-struct PanelSumOf {
-  using Type = __m512;
-};
-template <>
-struct PanelSumOf<Int4Group> {
-  using Type = __m512i;
-};
-template <typename Group>
-using PanelSum = typename PanelSumOf<Group>::Type;
 inline __m512 to_floats(__m512 sum) { return sum; }
 inline __m512 to_floats(__m512i sum) { return _mm512_cvtepi32_ps(sum); }
 inline __m512 join_sums(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }

@@ -42,6 +42,21 @@ inline float sum_of_squares(const float* values, std::size_t count) {
   return total;
 }
 
+// Sums of int4 weights stay whole over a panel; those of int8 are too large for that. A file of an
+// instruction set says in what it keeps the ones and the others.
+template <typename Group>
+inline constexpr bool kIsWhole = std::is_same_v<Group, Int4Group>;
+template <typename Group>
+struct PanelSumOf {
+  using Type = RoundedSum;
+};
+template <>
+struct PanelSumOf<Int4Group> {
+  using Type = WholeSum;
+};
+template <typename Group>
+using PanelSum = typename PanelSumOf<Group>::Type;
+
 template <std::size_t R>
 inline void store_tile(const Lanes (&sums)[R], std::size_t tile, std::size_t outputs,
                        std::size_t first_row, const LinearOutput& out) {

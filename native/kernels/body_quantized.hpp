@@ -38,17 +38,6 @@ inline void quantize_group(const float* values, float inverse, QuantizedGroup& t
   to.start = start_of(sum);
 }
 
-// Sums of a panel, whole or rounded, and what is made of them.
-template <typename Group>
-struct PanelSumOf {
-  using Type = Lanes;
-};
-template <>
-struct PanelSumOf<Int4Group> {
-  using Type = Columns;
-};
-template <typename Group>
-using PanelSum = typename PanelSumOf<Group>::Type;
 inline Lanes to_lanes(Lanes sums) { return sums; }
 
 template <std::size_t R>
@@ -131,7 +120,7 @@ void quantized_block(const Linear& weights, std::size_t tile, const QuantizedRow
     add_panel<Group, R>(total, groups + panel * kPanelGroups, in, row, panel, ahead);
   }
   for (std::size_t r = 0; r < R; ++r) {
-    if constexpr (std::is_same_v<Group, Int4Group>) total[r] = total[r] * load(weights.units(tile));
+    if constexpr (kIsWhole<Group>) total[r] = total[r] * load(weights.units(tile));
     total[r] = total[r] * broadcast(in.scales[row + r]);
   }
   store_tile<R>(total, tile, weights.outputs(), row, out);

@@ -24,13 +24,13 @@ struct QuantizedGroup {
 // of c · (weight - 8) in its low half. start_of(s) = 65,536 · s + 32,768 - 8 · s, where s is the
 // sum of the codes; with all c · weight added, s is in the high half, and in the low half 32,768
 // more than the other sum, so that nothing is borrowed. An exclusive or takes the 32,768 away.
+inline constexpr std::int32_t kStartTooMuch = 0x8000;
 inline std::int32_t start_of(std::uint32_t sum) {
-  return static_cast<std::int32_t>((sum << 16) + 0x8000u - kInt4Centre * sum);
+  return static_cast<std::int32_t>((sum << 16) + kStartTooMuch - kInt4Centre * sum);
 }
 inline std::int32_t sum_of(std::int32_t start) { return start >> 16; }
-inline constexpr std::int32_t kStartTooMuch = 0x8000;
 // Of at most 32 codes of ±127 both halves hold what they must.
-static_assert(kInt4Centre * 127 * kGroup < 0x8000);
+static_assert(kInt4Centre * 127 * kGroup < kStartTooMuch);
 
 inline constexpr int kHighUnit = 254;
 inline constexpr float kCodeReach = 4.0f;
@@ -41,7 +41,6 @@ inline constexpr float kMostCode = 32000.0f;
 // Cutting a scale's last bits makes codes larger by a 128th at most.
 static_assert(kMostCode * (1.0f + 1.0f / 128) < 127 * (kHighUnit + 1));
 
-// Sums run over a panel's groups, then over its high codes, then over the next panel.
 inline constexpr std::size_t kGroupFours = kGroup / 4;
 
 // The high codes of a row's panel: of each four of inputs where one is not zero.
@@ -56,6 +55,7 @@ struct PanelHighs {
   std::uint32_t fours[kMost];  // inputs [4 · four, 4 · four + 4) of the panel
 };
 
+// Products' sums run over a panel's groups, then over its high codes, then over the next panel.
 struct QuantizedRows {
   QuantizedGroup* groups;  // [rows][row_groups]
   PanelHighs* highs;       // [rows][panels]

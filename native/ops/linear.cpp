@@ -11,7 +11,7 @@ constexpr std::size_t kChunkBytes = 24 * 1024;
 constexpr std::size_t kFloatTiles = 8;
 constexpr std::size_t kQuantizedTiles = 4;  // as many as the widest kernels take at a time
 constexpr std::size_t kManyChunks = 32;
-constexpr std::size_t kRowsTogether = 6;    // so that no block of rows is smaller than it must be
+constexpr std::size_t kRowsTogether = 6;  // so that no block of rows is smaller than it must be
 constexpr std::size_t kUpdateWork = 16;  // floats of an adapter that a row meets per input, about
 
 std::size_t tiles_per_chunk(const Linear& weights) {

@@ -147,6 +147,17 @@ def test_linear_rows_do_not_depend_on_their_company(rng, kernels, kind):
         np.testing.assert_array_equal(core.view("out", count), together[row : row + count])
 
 
+@pytest.mark.parametrize("kind", ["int4", "int8"])
+def test_quantised_linear_holds_extreme_codes(kernels, kind):
+    """All weights at their limits but one: the largest sums of a group."""
+    matrix = np.where(np.arange(64 * 8).reshape(8, 64) % 2 == 0, 15.0, 15.0).astype(np.float32)
+    matrix[:, 0] = 0.0  # keeps the int4 minimum at zero, so the other codes are 15
+    values = np.full((6, 64), 127.0, np.float32)
+    program = [*feed(64), ops.Linear("in", "out", packed(kind, matrix))]
+    ours, truth = run_both(program, step_of(values), "out", kernels=kernels)
+    np.testing.assert_allclose(ours, truth, rtol=1e-5)
+
+
 @pytest.mark.parametrize("numbers", [(1.0, -8.0), (1.0, 0.0), (65504.0, 65504.0), (-65504.0, 9.0)])
 @pytest.mark.parametrize("code", [0, 15])
 @pytest.mark.parametrize("panel", [0, 3])
