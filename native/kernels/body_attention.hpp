@@ -199,16 +199,19 @@ inline void value_pairs(const AttentionSplit& split, std::size_t d, RowRange key
                         const float (*weights)[kSplitTokens], AttentionState* states) {
   constexpr std::size_t kWidth = 2 * kLanes;
   Pair total[R][C] = {};
-  for (std::size_t key = keys.begin; key < keys.end; ++key) {
+  for (std::size_t key = keys.begin; key < keys.end;) {
     const auto* block =
         static_cast<const typename Cache::Element*>(split.values[key / kBlockTokens]);
-    Pair v[C];
-    for (std::size_t c = 0; c < C; ++c) {
-      v[c] = Cache::values_of(block, d + c * kWidth, key % kBlockTokens, split.head_dim);
-    }
-    for (std::size_t r = 0; r < R; ++r) {
-      const Pair weight = broadcast_pair(weights[r][key]);
-      for (std::size_t c = 0; c < C; ++c) total[r][c] = fma(weight, v[c], total[r][c]);
+    const std::size_t end = std::min(keys.end, (key / kBlockTokens + 1) * kBlockTokens);
+    for (; key < end; ++key) {
+      Pair v[C];
+      for (std::size_t c = 0; c < C; ++c) {
+        v[c] = Cache::values_of(block, d + c * kWidth, key % kBlockTokens, split.head_dim);
+      }
+      for (std::size_t r = 0; r < R; ++r) {
+        const Pair weight = broadcast_pair(weights[r][key]);
+        for (std::size_t c = 0; c < C; ++c) total[r][c] = fma(weight, v[c], total[r][c]);
+      }
     }
   }
   for (std::size_t r = 0; r < R; ++r)

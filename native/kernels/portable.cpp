@@ -139,6 +139,7 @@ inline std::uint32_t round_codes(const float* group, float inverse, std::int16_t
 using WholeSum = Columns;
 using RoundedSum = Lanes;
 #include "body_linear.hpp"
+#include "body_codes.hpp"
 #include "body_quantized.hpp"
 #include "body.hpp"
 
