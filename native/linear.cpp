@@ -170,6 +170,8 @@ void Linear::pack_int4_blocks(std::size_t output, const std::byte* row, bool has
 
 void Linear::set_factors(std::size_t output, const std::vector<Scale>& scales) {
   constexpr float kMostFactor = 32767.0f;
+  // Less what rounding does to a slope, eight times, and to a centre.
+  constexpr float kMostMinimum = kMostFactor - 0.5f * (kInt4Centre + 1);
   // What the sums of a panel may reach by codes of ±127, less what rounding its factors adds.
   constexpr float kMostSum = 0x1p31f - 0x1p20f;
   const auto centre_of = [](const Scale& s) { return s.minimum + kInt4Centre * s.scale; };
@@ -177,7 +179,8 @@ void Linear::set_factors(std::size_t output, const std::vector<Scale>& scales) {
   for (std::size_t g = 0; g < scales.size(); ++g) {
     const float slope = std::fabs(scales[g].scale), centre = std::fabs(centre_of(scales[g]));
     panel = (g % kPanelGroups ? panel : 0.0f) + 127 * kGroup * (kInt4Centre * slope + centre);
-    unit = std::max({unit, slope / kMostFactor, centre / kMostFactor, panel / kMostSum});
+    unit = std::max({unit, slope / kMostFactor, centre / kMostFactor,
+                     std::fabs(scales[g].minimum) / kMostMinimum, panel / kMostSum});
   }
   if (!std::isnormal(unit)) unit = 0.0f;  // too small to count in
   // A row with a broken scale stays broken as a whole.

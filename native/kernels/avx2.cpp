@@ -60,6 +60,17 @@ inline std::uint32_t round_codes(const float* group, float inverse, std::int16_t
 using WholeSum = __m256i;
 using RoundedSum = Lanes;
 #include "body_linear.hpp"
+
+// Products meet sums two groups at a time: that of the first lies in the low half of its start,
+// that of the second in the high half.
+inline std::int32_t high_start(std::uint32_t sum, std::size_t group) {
+  return static_cast<std::int32_t>(group % 2 ? sum << 16 : sum & 0xffff);
+}
+inline void put_start(QuantizedGroup& to, std::uint32_t sum, std::size_t group) {
+  to.start = high_start(sum, group);
+  if (group % 2) (&to)[-1].start |= to.start;
+}
+static_assert(kPanelGroups % 2 == 0);
 #include "body_codes.hpp"
 #include "avx2_quantized.hpp"
 #include "body.hpp"

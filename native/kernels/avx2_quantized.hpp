@@ -15,6 +15,16 @@ alignas(32) constexpr auto kOnes = [] {
   return ones;
 }();
 
+// Calls body(0) to body(N - 1), with constants that are known before GCC decides which arrays it
+// keeps in registers; with loops, unrolled later, it would write every sum to memory.
+template <std::size_t N, typename Body>
+[[gnu::always_inline]] inline void repeat(Body&& body) {
+  [&]<std::size_t... I>(std::index_sequence<I...>) __attribute__((always_inline)) {
+    (body(std::integral_constant<std::size_t, I>{}), ...);
+  }(std::make_index_sequence<N>{});
+}
+#define YEARLING_INLINE __attribute__((always_inline))
+
 // The bits of an assembler's two instructions stay together: with intrinsics GCC 12 makes all
 // products of a group first, writes them to memory, and adds them from there, at a third of the
 // speed.
@@ -36,8 +46,15 @@ inline void add_signed_products(__m256i& sum, __m256i magnitudes, __m256i weight
       : "+x"(sum), "=&x"(products)
       : "x"(magnitudes), "x"(weights), "x"(inputs), "m"(kOnes));
 }
+// total += values · factors, by pairs.
 inline void add_weighted(__m256i& total, __m256i values, __m256i factors) {
   total = _mm256_add_epi32(total, _mm256_madd_epi16(values, factors));
+}
+// The same with a total that stays in memory: a group's sums want the registers.
+inline void add_weighted_there(__m256i& total, __m256i values, __m256i factors) {
+  asm("vpmaddwd %2, %1, %1\n\tvpaddd %0, %1, %1\n\tvmovdqa %1, %0"
+      : "+m"(total), "+x"(values)
+      : "xm"(factors));
 }
 
 inline __m256i four_inputs(const void* codes) {
@@ -45,10 +62,8 @@ inline __m256i four_inputs(const void* codes) {
   asm("vpbroadcastd %1, %0" : "=x"(four) : "m"(*static_cast<const std::int32_t*>(codes)));
   return four;
 }
-// -8 · s and s in the halves of each lane, as factors want them, from start_of(s).
-inline __m256i halves_of(const std::int32_t& start) {
-  return _mm256_xor_si256(four_inputs(&start), _mm256_set1_epi32(kStartTooMuch));
-}
+// By this a pair (slope, centre) gives centre - 8 · slope.
+inline constexpr std::int32_t kMinimumOfFactors = 0x20000 - kInt4Centre;
 
 // Where sums find their weights: unpacked on the way, or beforehand.
 template <typename Group, std::size_t C>
@@ -59,87 +74,103 @@ struct Packed {
     for (const Group*& tile : moved.tiles) tile += group;
     return moved;
   }
-  __m256i four(std::size_t c, std::size_t four) const {
-    const Group& group = tiles[c][four / kGroupFours];
-    const std::size_t in_group = four % kGroupFours;
-    if constexpr (!kIsWhole<Group>) return load_codes(group.codes + in_group * 32);
-    const __m256i both = load_codes(group.codes + in_group / 2 * 32);
-    const __m256i mask = _mm256_set1_epi8(15);
-    return _mm256_and_si256(in_group % 2 ? _mm256_srli_epi16(both, 4) : both, mask);
+  __m256i four(std::size_t c, std::size_t group, std::size_t four) const {
+    const auto* codes = tiles[c][group].codes;
+    if constexpr (!kIsWhole<Group>) return load_codes(codes + four * 32);
+    const __m256i both = load_codes(codes + four / 2 * 32), mask = _mm256_set1_epi8(15);
+    return _mm256_and_si256(four % 2 ? _mm256_srli_epi16(both, 4) : both, mask);
   }
-  __m256i factors(std::size_t c, std::size_t group) const {
-    const Group& from = tiles[c][group];
-    if constexpr (kIsWhole<Group>) return load_codes(from.factors);
-    else return _mm256_castps_si256(load_half(from.scale));
-  }
+  // Of an int4 group, each column's slope twice.
   __m256i slopes(std::size_t c, std::size_t group) const {
-    return slopes_of(factors(c, group));
-  }
-  // Of pairs (slope, centre), (slope, slope).
-  static __m256i slopes_of(__m256i factors) {
+    const __m256i factors = load_codes(tiles[c][group].factors);
     return _mm256_blend_epi16(factors, _mm256_slli_epi32(factors, 16), 0b10101010);
+  }
+  // Of a group and the one behind it, if there is one, what weights of code 0 are.
+  __m256i minima(std::size_t c, std::size_t group, bool is_last) const {
+    const auto minima_of = [&](std::size_t at) {
+      return _mm256_madd_epi16(load_codes(tiles[c][at].factors),
+                               _mm256_set1_epi32(kMinimumOfFactors));
+    };
+    const __m256i next = is_last ? __m256i{} : _mm256_slli_epi32(minima_of(group + 1), 16);
+    return _mm256_blend_epi16(minima_of(group), next, 0b10101010);
+  }
+  __m256i scales(std::size_t c, std::size_t group) const {
+    return _mm256_castps_si256(load_half(tiles[c][group].scale));
   }
 };
 
-template <std::size_t C>
+template <typename Group, std::size_t C>
 struct Panel {
   alignas(32) std::uint8_t unpacked[kPanelGroups * kGroupFours][C][32];
-  alignas(32) std::int32_t scaling[kPanelGroups][C][2][kLanes];
+  alignas(32) std::int32_t scaling[kPanelGroups][C][kLanes];  // slopes or scales
+  alignas(32) std::int32_t least[kPanelGroups / 2][C][kLanes];
 
-  template <typename Group>
   void fill(const Packed<Group, C>& from, std::size_t groups) {
+    const auto put = [](void* to, __m256i x) {
+      _mm256_store_si256(static_cast<__m256i*>(to), x);
+    };
     for (std::size_t g = 0; g < groups; ++g) {
       for (std::size_t c = 0; c < C; ++c) {
-        for (std::size_t four = 0; four < kGroupFours; ++four) {
-          put(unpacked[g * kGroupFours + four][c], from.four(c, g * kGroupFours + four));
+        repeat<kGroupFours>([&](auto four) YEARLING_INLINE {
+          put(unpacked[g * kGroupFours + four][c], from.four(c, g, four));
+        });
+        if constexpr (kIsWhole<Group>) {
+          put(scaling[g][c], from.slopes(c, g));
+          if (g % 2 == 0) put(least[g / 2][c], from.minima(c, g, g + 1 == groups));
+        } else {
+          put(scaling[g][c], from.scales(c, g));
         }
-        put(scaling[g][c][0], from.factors(c, g));
-        if constexpr (kIsWhole<Group>) put(scaling[g][c][1], from.slopes(c, g));
       }
     }
   }
-  __m256i four(std::size_t c, std::size_t four) const { return load_codes(unpacked[four][c]); }
-  __m256i factors(std::size_t c, std::size_t group) const {
-    return load_codes(scaling[group][c][0]);
+  __m256i four(std::size_t c, std::size_t group, std::size_t four) const {
+    return load_codes(unpacked[group * kGroupFours + four][c]);
   }
-  __m256i slopes(std::size_t c, std::size_t group) const {
-    return load_codes(scaling[group][c][1]);
+  __m256i slopes(std::size_t c, std::size_t group) const { return load_codes(scaling[group][c]); }
+  __m256i scales(std::size_t c, std::size_t group) const { return slopes(c, group); }
+  __m256i minima(std::size_t c, std::size_t group, bool) const {
+    return load_codes(least[group / 2][c]);
   }
-
- private:
-  static void put(void* to, __m256i x) { _mm256_store_si256(static_cast<__m256i*>(to), x); }
 };
 
-// Sums of 16 bits, two lanes per column, hold a whole group: 32 products of at most 15 · 127 in two
-// lanes are at most 30,480.
+// Of one group. Sums of 16 bits, two lanes per column, hold it whole: 32 products of at most
+// 15 · 127 in two lanes are at most 30,480.
 template <std::size_t R, std::size_t C, typename Weights>
 [[gnu::always_inline]] inline void add_group(__m256i (&total)[R][C], const Weights& weights,
                                              std::size_t group, const QuantizedGroup* inputs,
                                              std::size_t stride) {
   __m256i sums[R][C];
-#pragma GCC unroll 16
-  for (std::size_t four = 0; four < kGroupFours; ++four) {
+  repeat<kGroupFours>([&](auto four) YEARLING_INLINE {
     __m256i there[C];
-#pragma GCC unroll 16
-    for (std::size_t c = 0; c < C; ++c) there[c] = weights.four(c, group * kGroupFours + four);
-#pragma GCC unroll 16
-    for (std::size_t r = 0; r < R; ++r) {
+    repeat<C>([&](auto c) YEARLING_INLINE {
+      there[c] = weights.four(c, group, four);
+    });
+    repeat<R>([&](auto r) YEARLING_INLINE {
       const __m256i here = four_inputs(inputs[r * stride].codes + four * 4);
-#pragma GCC unroll 16
-      for (std::size_t c = 0; c < C; ++c) {
+      repeat<C>([&](auto c) YEARLING_INLINE {
         if (four == 0) sums[r][c] = products_of(there[c], here);
         else add_products(sums[r][c], there[c], here);
-      }
-    }
-  }
+      });
+    });
+  });
+  repeat<R>([&](auto r) YEARLING_INLINE {
+    repeat<C>([&](auto c) YEARLING_INLINE {
+      add_weighted_there(total[r][c], sums[r][c], weights.slopes(c, group));
+    });
+  });
+}
+
+// What sums of codes add, of the two groups from an even one on, of which the first may be the last.
+template <std::size_t R, std::size_t C, typename Weights>
+[[gnu::always_inline]] inline void add_minima(__m256i (&total)[R][C], const Weights& weights,
+                                              std::size_t group, bool is_last,
+                                              const QuantizedGroup* inputs, std::size_t stride) {
 #pragma GCC unroll 16
   for (std::size_t r = 0; r < R; ++r) {
-    const __m256i halves = halves_of(inputs[r * stride].start);
-    asm("" : "+m"(total[r]));
+    const __m256i both = four_inputs(&inputs[r * stride].start);
 #pragma GCC unroll 16
     for (std::size_t c = 0; c < C; ++c) {
-      add_weighted(total[r][c], sums[r][c], weights.slopes(c, group));
-      add_weighted(total[r][c], halves, weights.factors(c, group));
+      add_weighted_there(total[r][c], both, weights.minima(c, group, is_last));
     }
   }
 }
@@ -154,7 +185,7 @@ template <std::size_t R, std::size_t C, typename Weights>
     __m256i there[C], magnitudes[C];
 #pragma GCC unroll 16
     for (std::size_t c = 0; c < C; ++c) {
-      there[c] = weights.four(c, group * kGroupFours + four);
+      there[c] = weights.four(c, group, four);
       magnitudes[c] = _mm256_abs_epi8(there[c]);
     }
 #pragma GCC unroll 16
@@ -168,7 +199,7 @@ template <std::size_t R, std::size_t C, typename Weights>
   }
 #pragma GCC unroll 16
   for (std::size_t c = 0; c < C; ++c) {
-    const Lanes scale = _mm256_castsi256_ps(weights.factors(c, group));
+    const Lanes scale = _mm256_castsi256_ps(weights.scales(c, group));
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < R; ++r) {
       total[r][c] = fma(_mm256_cvtepi32_ps(sums[r][c]), scale, total[r][c]);
@@ -178,19 +209,20 @@ template <std::size_t R, std::size_t C, typename Weights>
 
 template <typename Weights>
 inline void add_high(__m256i& total, const Weights& weights, std::size_t c, std::size_t four,
-                     __m256i codes, const std::int32_t& start) {
-  const std::size_t group = four / kGroupFours;
-  add_weighted(total, products_of(weights.four(c, four), codes), weights.slopes(c, group));
-  add_weighted(total, halves_of(start), weights.factors(c, group));
+                     const HighCodes& high, std::size_t groups) {
+  const std::size_t group = four / kGroupFours, first = group / 2 * 2;
+  add_weighted(total, products_of(weights.four(c, four / kGroupFours, four % kGroupFours), four_inputs(high.codes)),
+               weights.slopes(c, group));
+  add_weighted(total, four_inputs(&high.start), weights.minima(c, first, first + 1 == groups));
 }
 template <typename Weights>
 inline void add_high(Lanes& total, const Weights& weights, std::size_t c, std::size_t four,
-                     __m256i codes, std::int32_t) {
-  const __m256i there = weights.four(c, four);
+                     const HighCodes& high, std::size_t) {
+  const __m256i there = weights.four(c, four / kGroupFours, four % kGroupFours);
   __m256i sum = {};
-  add_signed_products(sum, _mm256_abs_epi8(there), there, codes);
+  add_signed_products(sum, _mm256_abs_epi8(there), there, four_inputs(high.codes));
   total = fma(_mm256_cvtepi32_ps(sum),
-              _mm256_castsi256_ps(weights.factors(c, four / kGroupFours)), total);
+              _mm256_castsi256_ps(weights.scales(c, four / kGroupFours)), total);
 }
 
 inline Lanes to_lanes(Lanes sum) { return sum; }
@@ -199,15 +231,14 @@ inline Lanes join_sums(Lanes a, Lanes b) { return a + b; }
 inline __m256i join_sums(__m256i a, __m256i b) { return _mm256_add_epi32(a, b); }
 
 template <typename Group, std::size_t C, typename Weights>
-inline void add_highs(Lanes (&total)[C], const Weights& weights, const PanelHighs& highs) {
+inline void add_highs(Lanes (&total)[C], const Weights& weights, const PanelHighs& highs,
+                      std::size_t groups) {
   // In turn to two sums: one alone would wait for each addition.
   PanelSum<Group> sums[2][C] = {};
   const auto add = [&](std::size_t i, PanelSum<Group> (&sum)[C]) {
-    const HighCodes& high = highs.codes[i];
-    const __m256i codes = four_inputs(high.codes);
 #pragma GCC unroll 16
     for (std::size_t c = 0; c < C; ++c) {
-      add_high(sum[c], weights, c, highs.fours[i], codes, high.start);
+      add_high(sum[c], weights, c, highs.fours[i], highs.codes[i], groups);
     }
   };
   std::size_t i = 0;
@@ -234,6 +265,12 @@ template <typename Group, std::size_t R, std::size_t C, typename Weights, typena
   for (std::size_t g = 0; g < groups; ++g) {
     meanwhile();
     add_group<R, C>(sum, weights, g, inputs + g, in.row_groups);
+    if constexpr (kIsWhole<Group>) {
+      const std::size_t first = g / 2 * 2;
+      const bool is_last = first + 1 == groups;
+      if (g % 2 == 0 && !is_last) continue;
+      add_minima<R, C>(sum, weights, first, is_last, inputs + first, in.row_groups);
+    }
   }
   for (std::size_t r = 0; r < R; ++r) {
     for (std::size_t c = 0; c < C; ++c) {
@@ -242,7 +279,7 @@ template <typename Group, std::size_t R, std::size_t C, typename Weights, typena
     }
   }
   for (std::size_t r = 0; r < R; ++r) {
-    add_highs<Group, C>(total[r], weights, in.highs_of(row + r, panel));
+    add_highs<Group, C>(total[r], weights, in.highs_of(row + r, panel), groups);
   }
 }
 
@@ -298,7 +335,7 @@ void many_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, R
   constexpr std::size_t C = kWideTiles;
   const std::size_t blocks = (rows.end - rows.begin + kPanelRows - 1) / kPanelRows;
   Ahead ahead(weights, next, blocks);
-  Panel<C> unpacked;
+  Panel<Group, C> unpacked;
   Lanes totals[kMostRows][C];
   for (std::size_t tile = tiles.begin; tile < tiles.end; tile += C) {
     const auto packed = tiles_at<Group, C>(weights, tile, tiles.end);

@@ -1,4 +1,5 @@
-// Codes of a group, for files that define round_codes. Included between body_linear.hpp and body.hpp.
+// Codes of a group, for files that define round_codes, and
+// with high_start and put_start in what form products want sums of codes. Included between body_linear.hpp and body.hpp.
 
 // Moves what the `beyond` codes of a group have too much for 8 bits to high codes; returns the
 // sum of the low ones.
@@ -19,7 +20,7 @@ inline std::uint32_t split_codes(QuantizedGroup& group, const std::int16_t* code
     HighCodes& to = highs.codes[highs.count];
     std::copy_n(high + 4 * four, 4, to.codes);
     const int total = std::accumulate(to.codes, to.codes + 4, 0);
-    to.start = start_of(static_cast<std::uint32_t>(total));
+    to.start = high_start(static_cast<std::uint32_t>(total), first_four / kGroupFours);
     highs.fours[highs.count++] = static_cast<std::uint32_t>(first_four + four);
   }
   return sum;
@@ -33,5 +34,5 @@ inline void quantize_group(const float* values, float inverse, QuantizedGroup& t
   const std::uint32_t beyond = round_codes(values, inverse, codes, to.codes, total);
   auto sum = static_cast<std::uint32_t>(total);  // of a row that is not finite it may be anything
   if (beyond) sum = split_codes(to, codes, sum, beyond, first_four, highs);
-  to.start = start_of(sum);
+  put_start(to, sum, first_four / kGroupFours);
 }

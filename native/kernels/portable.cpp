@@ -139,6 +139,11 @@ inline std::uint32_t round_codes(const float* group, float inverse, std::int16_t
 using WholeSum = Columns;
 using RoundedSum = Lanes;
 #include "body_linear.hpp"
+
+inline std::int32_t high_start(std::uint32_t sum, std::size_t) { return start_of(sum); }
+inline void put_start(QuantizedGroup& to, std::uint32_t sum, std::size_t) {
+  to.start = start_of(sum);
+}
 #include "body_codes.hpp"
 #include "body_quantized.hpp"
 #include "body.hpp"
