@@ -36,16 +36,17 @@ def test_packing_keeps_every_code(rng, fmt, outputs, inputs):
 
 
 def units_of(fmt, data, outputs):
-    """What each row of int4 weights counts in: no sum of 24 groups may leave 32 bits."""
+    """What each row of int4 weights counts in: its numbers fit 16 bits, 24 groups' sum 32."""
     blocks = data.reshape(outputs, -1, BLOCK_BYTES[fmt])
     halves = 2 if fmt == "Q4_1" else 1
     numbers = np.ascontiguousarray(blocks[:, :, : 2 * halves]).view(np.float16).astype(np.float64)
     scales = numbers[..., 0]
     centres = numbers[..., 1] + 8 * scales if fmt == "Q4_1" else np.zeros_like(scales)
+    minima = np.abs(centres - 8 * scales).max(axis=1) / (32767 - 4.5)
     largest = np.maximum(np.abs(scales), np.abs(centres)).max(axis=1) / 32767
     sums = 127 * 32 * (8 * np.abs(scales) + np.abs(centres))
     panels = [sums[:, at : at + 24].sum(axis=1) for at in range(0, sums.shape[1], 24)]
-    return np.maximum(largest, np.max(panels, axis=0) / (2**31 - 2**20))
+    return np.max([minima, largest, np.max(panels, axis=0) / (2**31 - 2**20)], axis=0)
 
 
 def test_packing_in_parts_equals_packing_at_once(rng):
