@@ -7,7 +7,8 @@
 // Legend: R rows and C tiles handled together.
 
 inline constexpr std::size_t kWideTiles = 2;
-inline constexpr std::size_t kPanelRows = 6;  // whose sums of a group fill the registers
+template <typename Group>  // whose sums of a group fill the registers
+inline constexpr std::size_t kPanelRows = kIsWhole<Group> ? 6 : 4;
 
 alignas(32) constexpr auto kOnes = [] {
   std::array<std::int16_t, 16> ones;
@@ -50,11 +51,19 @@ inline void add_signed_products(__m256i& sum, __m256i magnitudes, __m256i weight
 inline void add_weighted(__m256i& total, __m256i values, __m256i factors) {
   total = _mm256_add_epi32(total, _mm256_madd_epi16(values, factors));
 }
-// The same with a total that stays in memory: a group's sums want the registers.
-inline void add_weighted_there(__m256i& total, __m256i values, __m256i factors) {
+// The same with a total and factors that stay in memory: a group's sums want the registers.
+inline void add_weighted_there(__m256i& total, __m256i values, const __m256i& factors) {
   asm("vpmaddwd %2, %1, %1\n\tvpaddd %0, %1, %1\n\tvmovdqa %1, %0"
       : "+m"(total), "+x"(values)
-      : "xm"(factors));
+      : "m"(factors));
+}
+inline void add_weighted_there(__m256i& total, __m256i values, const __m256i& factors,
+                               __m256i others, const __m256i& other_factors) {
+  __m256i products;
+  asm("vpmaddwd %4, %3, %2\n\tvpmaddwd %5, %1, %1\n\tvpaddd %2, %1, %1\n\t"
+      "vpaddd %0, %1, %1\n\tvmovdqa %1, %0"
+      : "+m"(total), "+x"(values), "=&x"(products)
+      : "x"(others), "m"(other_factors), "m"(factors));
 }
 
 inline __m256i four_inputs(const void* codes) {
@@ -101,50 +110,45 @@ struct Packed {
 
 template <typename Group, std::size_t C>
 struct Panel {
-  alignas(32) std::uint8_t unpacked[kPanelGroups * kGroupFours][C][32];
-  alignas(32) std::int32_t scaling[kPanelGroups][C][kLanes];  // slopes or scales
-  alignas(32) std::int32_t least[kPanelGroups / 2][C][kLanes];
+  __m256i unpacked[kPanelGroups * kGroupFours][C];
+  __m256i scaling[kPanelGroups][C];  // slopes or scales
+  __m256i least[kPanelGroups / 2][C];
 
   void fill(const Packed<Group, C>& from, std::size_t groups) {
-    const auto put = [](void* to, __m256i x) {
-      _mm256_store_si256(static_cast<__m256i*>(to), x);
-    };
     for (std::size_t g = 0; g < groups; ++g) {
       for (std::size_t c = 0; c < C; ++c) {
         repeat<kGroupFours>([&](auto four) YEARLING_INLINE {
-          put(unpacked[g * kGroupFours + four][c], from.four(c, g, four));
+          unpacked[g * kGroupFours + four][c] = from.four(c, g, four);
         });
         if constexpr (kIsWhole<Group>) {
-          put(scaling[g][c], from.slopes(c, g));
-          if (g % 2 == 0) put(least[g / 2][c], from.minima(c, g, g + 1 == groups));
+          scaling[g][c] = from.slopes(c, g);
+          if (g % 2 == 0) least[g / 2][c] = from.minima(c, g, g + 1 == groups);
         } else {
-          put(scaling[g][c], from.scales(c, g));
+          scaling[g][c] = from.scales(c, g);
         }
       }
     }
   }
   __m256i four(std::size_t c, std::size_t group, std::size_t four) const {
-    return load_codes(unpacked[group * kGroupFours + four][c]);
+    return unpacked[group * kGroupFours + four][c];
   }
-  __m256i slopes(std::size_t c, std::size_t group) const { return load_codes(scaling[group][c]); }
-  __m256i scales(std::size_t c, std::size_t group) const { return slopes(c, group); }
-  __m256i minima(std::size_t c, std::size_t group, bool) const {
-    return load_codes(least[group / 2][c]);
+  const __m256i& slopes(std::size_t c, std::size_t group) const { return scaling[group][c]; }
+  const __m256i& scales(std::size_t c, std::size_t group) const { return scaling[group][c]; }
+  const __m256i& minima(std::size_t c, std::size_t group, bool) const {
+    return least[group / 2][c];
   }
 };
 
-// Of one group. Sums of 16 bits, two lanes per column, hold it whole: 32 products of at most
-// 15 · 127 in two lanes are at most 30,480.
+// Sums of 16 bits, two lanes per column, hold a group whole: 32 products of at most 15 · 127 in two
+// lanes are at most 30,480. An even group adds its minima and those of the group behind it.
 template <std::size_t R, std::size_t C, typename Weights>
 [[gnu::always_inline]] inline void add_group(__m256i (&total)[R][C], const Weights& weights,
-                                             std::size_t group, const QuantizedGroup* inputs,
-                                             std::size_t stride) {
+                                             std::size_t group, std::size_t groups,
+                                             const QuantizedGroup* inputs, std::size_t stride) {
   __m256i sums[R][C];
   repeat<kGroupFours>([&](auto four) YEARLING_INLINE {
     __m256i there[C];
-    repeat<C>([&](auto c) YEARLING_INLINE {
-      there[c] = weights.four(c, group, four);
-    });
+    repeat<C>([&](auto c) YEARLING_INLINE { there[c] = weights.four(c, group, four); });
     repeat<R>([&](auto r) YEARLING_INLINE {
       const __m256i here = four_inputs(inputs[r * stride].codes + four * 4);
       repeat<C>([&](auto c) YEARLING_INLINE {
@@ -153,58 +157,45 @@ template <std::size_t R, std::size_t C, typename Weights>
       });
     });
   });
+  if (group % 2) {
+    repeat<R * C>([&](auto i) YEARLING_INLINE {
+      add_weighted_there(total[i / C][i % C], sums[i / C][i % C], weights.slopes(i % C, group));
+    });
+    return;
+  }
   repeat<R>([&](auto r) YEARLING_INLINE {
+    const __m256i both = four_inputs(&inputs[r * stride].start);
     repeat<C>([&](auto c) YEARLING_INLINE {
-      add_weighted_there(total[r][c], sums[r][c], weights.slopes(c, group));
+      add_weighted_there(total[r][c], sums[r][c], weights.slopes(c, group), both,
+                         weights.minima(c, group, group + 1 == groups));
     });
   });
 }
 
-// What sums of codes add, of the two groups from an even one on, of which the first may be the last.
-template <std::size_t R, std::size_t C, typename Weights>
-[[gnu::always_inline]] inline void add_minima(__m256i (&total)[R][C], const Weights& weights,
-                                              std::size_t group, bool is_last,
-                                              const QuantizedGroup* inputs, std::size_t stride) {
-#pragma GCC unroll 16
-  for (std::size_t r = 0; r < R; ++r) {
-    const __m256i both = four_inputs(&inputs[r * stride].start);
-#pragma GCC unroll 16
-    for (std::size_t c = 0; c < C; ++c) {
-      add_weighted_there(total[r][c], both, weights.minima(c, group, is_last));
-    }
-  }
-}
-
 template <std::size_t R, std::size_t C, typename Weights>
 [[gnu::always_inline]] inline void add_group(Lanes (&total)[R][C], const Weights& weights,
-                                             std::size_t group, const QuantizedGroup* inputs,
-                                             std::size_t stride) {
+                                             std::size_t group, std::size_t,
+                                             const QuantizedGroup* inputs, std::size_t stride) {
   __m256i sums[R][C] = {};
-#pragma GCC unroll 16
-  for (std::size_t four = 0; four < kGroupFours; ++four) {
+  repeat<kGroupFours>([&](auto four) YEARLING_INLINE {
     __m256i there[C], magnitudes[C];
-#pragma GCC unroll 16
-    for (std::size_t c = 0; c < C; ++c) {
+    repeat<C>([&](auto c) YEARLING_INLINE {
       there[c] = weights.four(c, group, four);
       magnitudes[c] = _mm256_abs_epi8(there[c]);
-    }
-#pragma GCC unroll 16
-    for (std::size_t r = 0; r < R; ++r) {
+    });
+    repeat<R>([&](auto r) YEARLING_INLINE {
       const __m256i here = four_inputs(inputs[r * stride].codes + four * 4);
-#pragma GCC unroll 16
-      for (std::size_t c = 0; c < C; ++c) {
+      repeat<C>([&](auto c) YEARLING_INLINE {
         add_signed_products(sums[r][c], magnitudes[c], there[c], here);
-      }
-    }
-  }
-#pragma GCC unroll 16
-  for (std::size_t c = 0; c < C; ++c) {
+      });
+    });
+  });
+  repeat<C>([&](auto c) YEARLING_INLINE {
     const Lanes scale = _mm256_castsi256_ps(weights.scales(c, group));
-#pragma GCC unroll 16
-    for (std::size_t r = 0; r < R; ++r) {
+    repeat<R>([&](auto r) YEARLING_INLINE {
       total[r][c] = fma(_mm256_cvtepi32_ps(sums[r][c]), scale, total[r][c]);
-    }
-  }
+    });
+  });
 }
 
 template <typename Weights>
@@ -261,16 +252,18 @@ template <typename Group, std::size_t R, std::size_t C, typename Weights, typena
                                  Meanwhile&& meanwhile) {
   const QuantizedGroup* inputs = in.row(row) + panel * kPanelGroups;
   const std::size_t groups = std::min(in.row_groups - panel * kPanelGroups, kPanelGroups);
-  PanelSum<Group> sum[R][C] = {};
+  PanelSum<Group> sum[R][C];
+  repeat<R>([&](auto r) YEARLING_INLINE {
+    repeat<C>([&](auto c) YEARLING_INLINE { sum[r][c] = PanelSum<Group>{}; });
+    // The first few, which come while low codes are multiplied.
+    const PanelHighs& highs = in.highs_of(row + r, panel);
+    __builtin_prefetch(&highs);
+    __builtin_prefetch(reinterpret_cast<const std::byte*>(&highs) + 64);
+    __builtin_prefetch(highs.fours);
+  });
   for (std::size_t g = 0; g < groups; ++g) {
     meanwhile();
-    add_group<R, C>(sum, weights, g, inputs + g, in.row_groups);
-    if constexpr (kIsWhole<Group>) {
-      const std::size_t first = g / 2 * 2;
-      const bool is_last = first + 1 == groups;
-      if (g % 2 == 0 && !is_last) continue;
-      add_minima<R, C>(sum, weights, first, is_last, inputs + first, in.row_groups);
-    }
+    add_group<R, C>(sum, weights, g, groups, inputs + g, in.row_groups);
   }
   for (std::size_t r = 0; r < R; ++r) {
     for (std::size_t c = 0; c < C; ++c) {
@@ -317,7 +310,7 @@ void few_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, Ro
   Ahead ahead(weights, next, 1);
   for (std::size_t tile = tiles.begin; tile < tiles.end; tile += C) {
     const auto packed = tiles_at<Group, C>(weights, tile, tiles.end);
-    with_row_count<kPanelRows>(
+    with_row_count<kPanelRows<Group>>(
         rows.end - rows.begin, rows.begin, [&]<std::size_t R>(std::size_t row) {
           Lanes total[R][C];
           for (std::size_t panel = 0; panel < in.panels(); ++panel) {
@@ -333,7 +326,7 @@ template <typename Group>
 void many_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, RowRange rows,
                const LinearOutput& out, std::size_t next) {
   constexpr std::size_t C = kWideTiles;
-  const std::size_t blocks = (rows.end - rows.begin + kPanelRows - 1) / kPanelRows;
+  const std::size_t blocks = (rows.end - rows.begin + kPanelRows<Group> - 1) / kPanelRows<Group>;
   Ahead ahead(weights, next, blocks);
   Panel<Group, C> unpacked;
   Lanes totals[kMostRows][C];
@@ -342,7 +335,7 @@ void many_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, R
     for (std::size_t panel = 0; panel < in.panels(); ++panel) {
       const std::size_t first = panel * kPanelGroups;
       unpacked.fill(packed.at(first), std::min(in.row_groups - first, kPanelGroups));
-      for_row_blocks<kPanelRows>(rows, [&]<std::size_t R>(std::size_t row) {
+      for_row_blocks<kPanelRows<Group>>(rows, [&]<std::size_t R>(std::size_t row) {
         auto* const total = totals + (row - rows.begin);
         add_panel<Group, R, C>(total, unpacked, in, row, panel,
                                [&] { ahead.step(C * sizeof(Group)); });
@@ -357,7 +350,7 @@ void many_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, R
 template <typename Group>
 void quantized_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, RowRange rows,
                     const LinearOutput& out, std::size_t next) {
-  if (rows.end - rows.begin <= kPanelRows) {
+  if (rows.end - rows.begin <= kPanelRows<Group>) {
     return few_rows<Group>(weights, tiles, in, rows, out, next);
   }
   many_rows<Group>(weights, tiles, in, rows, out, next);
