@@ -337,6 +337,9 @@ void many_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, R
       unpacked.fill(packed.at(first), std::min(in.row_groups - first, kPanelGroups));
       for_row_blocks<kPanelRows<Group>>(rows, [&]<std::size_t R>(std::size_t row) {
         auto* const total = totals + (row - rows.begin);
+        for (std::size_t r = row; r < row + R; ++r) {  // results' places have long left the cache
+          __builtin_prefetch(out.values + r * out.stride + tile * kTile, 1);
+        }
         add_panel<Group, R, C>(total, unpacked, in, row, panel,
                                [&] { ahead.step(C * sizeof(Group)); });
         if (panel + 1 == in.panels()) {

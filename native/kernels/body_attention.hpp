@@ -113,6 +113,7 @@ inline void block_scores(const AttentionSplit& split, RowRange blocks, const flo
     keys[b] = static_cast<const typename Cache::Element*>(split.keys[blocks.begin + b]);
   }
   Pair total[R][B] = {};
+#pragma GCC unroll 4
   for (std::size_t d = 0; d < split.head_dim; ++d, queries += kAttentionRows) {
     // Few rows wait for memory more than for arithmetic.
     if constexpr (R < kScoreRows / 2) prefetch_blocks<Cache, B>(split, blocks.begin, d);
@@ -199,17 +200,18 @@ inline void value_pairs(const AttentionSplit& split, std::size_t d, RowRange key
                         const float (*weights)[kSplitTokens], AttentionState* states) {
   constexpr std::size_t kWidth = 2 * kLanes;
   Pair total[R][C] = {};
-  for (std::size_t key = keys.begin; key < keys.end;) {
-    const auto* block =
-        static_cast<const typename Cache::Element*>(split.values[key / kBlockTokens]);
-    const std::size_t end = std::min(keys.end, (key / kBlockTokens + 1) * kBlockTokens);
-    for (; key < end; ++key) {
+  for (std::size_t b = keys.begin / kBlockTokens; b * kBlockTokens < keys.end; ++b) {
+    const auto* block = static_cast<const typename Cache::Element*>(split.values[b]);
+    const std::size_t first = b * kBlockTokens;
+    const std::size_t end = std::min(keys.end - first, kBlockTokens);
+#pragma GCC unroll 4
+    for (std::size_t t = std::max(keys.begin, first) - first; t < end; ++t) {
       Pair v[C];
       for (std::size_t c = 0; c < C; ++c) {
-        v[c] = Cache::values_of(block, d + c * kWidth, key % kBlockTokens, split.head_dim);
+        v[c] = Cache::values_of(block, d + c * kWidth, t, split.head_dim);
       }
       for (std::size_t r = 0; r < R; ++r) {
-        const Pair weight = broadcast_pair(weights[r][key]);
+        const Pair weight = broadcast_pair(weights[r][first + t]);
         for (std::size_t c = 0; c < C; ++c) total[r][c] = fma(weight, v[c], total[r][c]);
       }
     }
