@@ -9,6 +9,8 @@
 inline constexpr std::size_t kWideTiles = 2;
 template <typename Group>  // whose sums of a group fill the registers
 inline constexpr std::size_t kPanelRows = kIsWhole<Group> ? 6 : 4;
+inline constexpr std::size_t kFewRows = 3;  // for which a panel would not pay
+inline constexpr std::size_t kFewSums = 4;  // which leave registers for their totals
 
 alignas(32) constexpr auto kOnes = [] {
   std::array<std::int16_t, 16> ones;
@@ -26,9 +28,8 @@ template <std::size_t N, typename Body>
 }
 #define YEARLING_INLINE __attribute__((always_inline))
 
-// The bits of an assembler's two instructions stay together: with intrinsics GCC 12 makes all
-// products of a group first, writes them to memory, and adds them from there, at a third of the
-// speed.
+// A product and its addition are one statement: of intrinsics GCC 12 makes all products of a group
+// first, writes them to memory and adds them from there, at half the speed.
 inline __m256i products_of(__m256i weights, __m256i inputs) {
   __m256i products;
   asm("vpmaddubsw %2, %1, %0" : "=x"(products) : "x"(weights), "x"(inputs));
@@ -157,17 +158,26 @@ template <std::size_t R, std::size_t C, typename Weights>
       });
     });
   });
+  constexpr bool kFitsRegisters = R * C <= kFewSums;
   if (group % 2) {
     repeat<R * C>([&](auto i) YEARLING_INLINE {
-      add_weighted_there(total[i / C][i % C], sums[i / C][i % C], weights.slopes(i % C, group));
+      constexpr std::size_t r = i / C, c = i % C;
+      if constexpr (kFitsRegisters) add_weighted(total[r][c], sums[r][c], weights.slopes(c, group));
+      else add_weighted_there(total[r][c], sums[r][c], weights.slopes(c, group));
     });
     return;
   }
+  const bool is_last = group + 1 == groups;
   repeat<R>([&](auto r) YEARLING_INLINE {
     const __m256i both = four_inputs(&inputs[r * stride].start);
     repeat<C>([&](auto c) YEARLING_INLINE {
-      add_weighted_there(total[r][c], sums[r][c], weights.slopes(c, group), both,
-                         weights.minima(c, group, group + 1 == groups));
+      if constexpr (kFitsRegisters) {
+        add_weighted(total[r][c], sums[r][c], weights.slopes(c, group));
+        add_weighted(total[r][c], both, weights.minima(c, group, is_last));
+      } else {
+        add_weighted_there(total[r][c], sums[r][c], weights.slopes(c, group), both,
+                           weights.minima(c, group, is_last));
+      }
     });
   });
 }
@@ -202,8 +212,8 @@ template <typename Weights>
 inline void add_high(__m256i& total, const Weights& weights, std::size_t c, std::size_t four,
                      const HighCodes& high, std::size_t groups) {
   const std::size_t group = four / kGroupFours, first = group / 2 * 2;
-  add_weighted(total, products_of(weights.four(c, four / kGroupFours, four % kGroupFours), four_inputs(high.codes)),
-               weights.slopes(c, group));
+  const __m256i there = weights.four(c, group, four % kGroupFours);
+  add_weighted(total, products_of(there, four_inputs(high.codes)), weights.slopes(c, group));
   add_weighted(total, four_inputs(&high.start), weights.minima(c, first, first + 1 == groups));
 }
 template <typename Weights>
@@ -310,7 +320,7 @@ void few_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, Ro
   Ahead ahead(weights, next, 1);
   for (std::size_t tile = tiles.begin; tile < tiles.end; tile += C) {
     const auto packed = tiles_at<Group, C>(weights, tile, tiles.end);
-    with_row_count<kPanelRows<Group>>(
+    with_row_count<kFewRows>(
         rows.end - rows.begin, rows.begin, [&]<std::size_t R>(std::size_t row) {
           Lanes total[R][C];
           for (std::size_t panel = 0; panel < in.panels(); ++panel) {
@@ -353,7 +363,7 @@ void many_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, R
 template <typename Group>
 void quantized_rows(const Linear& weights, RowRange tiles, const QuantizedRows& in, RowRange rows,
                     const LinearOutput& out, std::size_t next) {
-  if (rows.end - rows.begin <= kPanelRows<Group>) {
+  if (rows.end - rows.begin <= kFewRows) {
     return few_rows<Group>(weights, tiles, in, rows, out, next);
   }
   many_rows<Group>(weights, tiles, in, rows, out, next);
