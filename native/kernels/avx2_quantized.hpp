@@ -377,3 +377,5 @@ void linear_quantized(const Linear& weights, RowRange tiles, const QuantizedRows
     quantized_rows<Int8Group>(weights, tiles, in, rows, out, next);
   }
 }
+
+#undef YEARLING_INLINE
