@@ -175,13 +175,15 @@ void Linear::set_factors(std::size_t output, const std::vector<Scale>& scales) {
   // What the sums of a panel may reach by codes of ±127, less what rounding its factors adds.
   constexpr float kMostSum = 0x1p31f - 0x1p20f;
   const auto centre_of = [](const Scale& s) { return s.minimum + kInt4Centre * s.scale; };
-  float unit = 0.0f, panel = 0.0f;
+  float factor = 0.0f, minimum = 0.0f, sum = 0.0f, panel = 0.0f;  // the largest, but for the last
   for (std::size_t g = 0; g < scales.size(); ++g) {
     const float slope = std::fabs(scales[g].scale), centre = std::fabs(centre_of(scales[g]));
     panel = (g % kPanelGroups ? panel : 0.0f) + 127 * kGroup * (kInt4Centre * slope + centre);
-    unit = std::max({unit, slope / kMostFactor, centre / kMostFactor,
-                     std::fabs(scales[g].minimum) / kMostMinimum, panel / kMostSum});
+    factor = std::max({factor, slope, centre});
+    minimum = std::max(minimum, std::fabs(scales[g].minimum));
+    sum = std::max(sum, panel);
   }
+  float unit = std::max({factor / kMostFactor, minimum / kMostMinimum, sum / kMostSum});
   if (!std::isnormal(unit)) unit = 0.0f;  // too small to count in
   // A row with a broken scale stays broken as a whole.
   const bool is_usable = std::all_of(scales.begin(), scales.end(), [](const Scale& s) {
@@ -193,7 +195,9 @@ void Linear::set_factors(std::size_t output, const std::vector<Scale>& scales) {
       is_usable ? unit : std::numeric_limits<float>::quiet_NaN();
   const auto to_factor = [&](float value) {
     const bool is_zero = !is_usable || unit == 0.0f;
-    return static_cast<std::int16_t>(is_zero ? 0.0f : std::nearbyint(value / unit));
+    // Nothing is beyond 2^22, where this is std::nearbyint, which is a call without SSE 4.1.
+    constexpr float kNoFraction = 0x1.8p23f;
+    return static_cast<std::int16_t>(is_zero ? 0.0f : value / unit + kNoFraction - kNoFraction);
   };
   for (std::size_t g = 0; g < scales.size(); ++g) {
     group<Int4Group>(output, g).factors[column] = {to_factor(scales[g].scale),
