@@ -175,7 +175,7 @@ void Linear::set_factors(std::size_t output, const std::vector<Scale>& scales) {
   // What the sums of a panel may reach by codes of ±127, less what rounding its factors adds.
   constexpr float kMostSum = 0x1p31f - 0x1p20f;
   const auto centre_of = [](const Scale& s) { return s.minimum + kInt4Centre * s.scale; };
-  float factor = 0.0f, minimum = 0.0f, sum = 0.0f, panel = 0.0f;  // the largest, but for the last
+  float factor = 0.0f, minimum = 0.0f, sum = 0.0f, panel = 0.0f;  // the largest of each; and a running sum
   for (std::size_t g = 0; g < scales.size(); ++g) {
     const float slope = std::fabs(scales[g].scale), centre = std::fabs(centre_of(scales[g]));
     panel = (g % kPanelGroups ? panel : 0.0f) + 127 * kGroup * (kInt4Centre * slope + centre);
@@ -195,7 +195,8 @@ void Linear::set_factors(std::size_t output, const std::vector<Scale>& scales) {
       is_usable ? unit : std::numeric_limits<float>::quiet_NaN();
   const auto to_factor = [&](float value) {
     const bool is_zero = !is_usable || unit == 0.0f;
-    // Nothing is beyond 2^22, where this is std::nearbyint, which is a call without SSE 4.1.
+    // Rounds as std::nearbyint does up to 2^22, and no factor is beyond 32,767; that one is a call
+    // on processors without SSE 4.1.
     constexpr float kNoFraction = 0x1.8p23f;
     return static_cast<std::int16_t>(is_zero ? 0.0f : value / unit + kNoFraction - kNoFraction);
   };

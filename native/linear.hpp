@@ -21,7 +21,7 @@ enum class WeightKind { int4, int8, float16, bfloat16, float32 };
 // 32 inputs × 8 columns of 4-bit codes: value = ((code - 8) · slope + centre) · unit, where a row of
 // the matrix has one unit. So its product with codes of 8 bits is a sum of integers, of which no
 // panel's leaves 32 bits, and centre - 8 · slope fits 16 bits as both do; the unit is as small as
-// that allows, a few thousandths of the row's largest scale at most.
+// that allows: a few thousandths of the row's largest scale, unless minima are far from it.
 // Byte 32·l + 4·c + i holds input 8·l + i of column c in its low nibble and input 8·l + 4 + i in
 // its high nibble, so one 32-byte load and a mask give four inputs of all eight columns.
 struct Int4Factors {

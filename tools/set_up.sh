@@ -61,16 +61,19 @@ extras = project["optional-dependencies"]
 print("\n".join(extras.get(sys.argv[1]) or project[sys.argv[1]]))' "$1" >"build/$1.txt"
 }
 
+compile_imports() {
+    env -u PYTHONDONTWRITEBYTECODE PYTHONPATH=src .venv/bin/python -c \
+        'import jinja2.sandbox, tokenizers, yearling.cli.chat, yearling.server.runner, yearling.serving.llm' &&
+        env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m compileall -q src/yearling
+}
+
 # What needs no compiler, while the compiler runs: packages, then the model of PREFETCH.
 fetch() {
     requirements dependencies
     # Without --no-compile pip byte-compiles files that are never imported, for ten seconds.
     $PIP install --quiet --no-compile --requirement build/dependencies.txt
-    # What a server imports is compiled here instead, even where nothing may write bytecode later:
-    # without it every start takes a second longer.
-    env -u PYTHONDONTWRITEBYTECODE PYTHONPATH=src .venv/bin/python -c \
-        'import tokenizers, yearling.cli.chat, yearling.server.app, yearling.serving.llm'
-    env -u PYTHONDONTWRITEBYTECODE .venv/bin/python -m compileall -q src/yearling
+    # What a server imports is compiled here instead, even where nothing may write bytecode later.
+    compile_imports || say "Bytecode could not be written; every start takes a second longer."
     [ -z "${PREFETCH:-}" ] || env -u PIP_CONSTRAINT -u PIP_BUILD_CONSTRAINT PYTHONPATH=src \
         .venv/bin/python -c 'import sys
 from yearling.models.store import pull

@@ -61,8 +61,8 @@ using WholeSum = __m256i;
 using RoundedSum = Lanes;
 #include "body_linear.hpp"
 
-// Products meet sums two groups at a time: that of the first lies in the low half of its start,
-// that of the second in the high half.
+// Products meet sums two groups at a time. The first one's start holds both, its own in the low
+// half; so a row's groups are made in order.
 inline std::int32_t high_start(std::uint32_t sum, std::size_t group) {
   return static_cast<std::int32_t>(group % 2 ? sum << 16 : sum & 0xffff);
 }

@@ -2,9 +2,9 @@
 //
 // Each instruction-set file defines, inside an anonymous namespace before including this file,
 // the lane primitives that differ: Lanes (eight floats) with fma and load_half, Pair (sixteen
-// floats), how many rows go together, and round_codes; and includes body_linear.hpp, and
-// body_quantized.hpp or better products of its own. Everything is in an anonymous namespace, so
-// that code compiled for one instruction set is never linked into another's.
+// floats) and how many rows go together; and includes body_linear.hpp, body_codes.hpp or codes of
+// its own, and body_quantized.hpp or better products of its own. Everything is in an anonymous
+// namespace, so that code compiled for one instruction set is never linked into another's.
 //
 // Legend: R rows handled together, C tiles handled together.
 

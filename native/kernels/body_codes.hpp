@@ -1,5 +1,5 @@
-// Codes of a group, for files that define round_codes, and with high_start and put_start in what
-// form their products want sums of codes. Included between body_linear.hpp and body.hpp.
+// Codes of a group, for files that define round_codes, and high_start and put_start, which store sums
+// of codes in the form their products want. Included between body_linear.hpp and body.hpp.
 
 // Moves what the `beyond` codes of a group have too much for 8 bits to high codes; returns the
 // sum of the low ones.

@@ -1,6 +1,6 @@
 // Quantised products, eight columns at a time, for processors without products of their own.
-// Included between body_linear.hpp and body.hpp, by files that define besides Columns (eight
-// integers), and Nibbles, Partial and Wide with their dot products.
+// Included between body_codes.hpp and body.hpp, by files that define Columns (eight integers), and
+// Nibbles, Partial and Wide with their dot products.
 
 inline Lanes to_lanes(Lanes sums) { return sums; }
 

@@ -17,9 +17,10 @@ namespace yearling {
 // one in 21 fours of inputs, and the error of log-probabilities is 0.04 nats.
 struct QuantizedGroup {
   std::int8_t codes[kGroup];  // low; zero beyond the inputs
-  std::int32_t start;         // start_of the sum of these
+  std::int32_t start;         // of their sum, in the form the same table's products want
 };
 
+// The form of a start where a sum of products begins with it, which AVX2's do not (avx2.cpp).
 // Two sums in one number, which a pair of factors multiplies: of the codes c in its high half, and
 // of c · (weight - 8) in its low half. start_of(s) = 65,536 · s + 32,768 - 8 · s, where s is the
 // sum of the codes; with all c · weight added, s is in the high half, and in the low half 32,768
@@ -46,7 +47,7 @@ inline constexpr std::size_t kGroupFours = kGroup / 4;
 // The high codes of a row's panel: of each four of inputs where one is not zero.
 struct HighCodes {
   std::int8_t codes[4];
-  std::int32_t start;  // start_of their sum
+  std::int32_t start;  // of their sum
 };
 struct PanelHighs {
   static constexpr std::size_t kMost = kPanelGroups * kGroupFours;

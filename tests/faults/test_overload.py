@@ -4,6 +4,7 @@ import asyncio
 import json
 import statistics
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -40,9 +41,11 @@ class _Connection:
     async def open(cls, port: int) -> Self:
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
-    async def post(self, path: str, fields: dict[str, Any]) -> tuple[int, dict[str, str], Any]:
-        body = json.dumps(fields)
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    async def ask(
+        self, request: str, fields: dict[str, Any] | None = None
+    ) -> tuple[int, dict[str, str], Any]:
+        body = "" if fields is None else json.dumps(fields)
+        head = f"{request} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         self._writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
         answer = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = dict(line.lower().split(": ", 1) for line in answer[1:] if line)
@@ -55,7 +58,7 @@ class _Connection:
 
 async def _ask(connection: _Connection, tally: _Tally) -> None:
     start = time.monotonic()
-    status, headers, body = await connection.post("/v1/completions", _BODY)
+    status, headers, body = await connection.ask("POST /v1/completions", _BODY)
     if status == 429:
         tally.refusal_seconds.append(time.monotonic() - start)
         assert int(headers["retry-after"]) >= 1
@@ -67,18 +70,40 @@ async def _ask(connection: _Connection, tally: _Tally) -> None:
     tally.ids.append(body["id"])
 
 
-async def _ask_all(port: int, count: int) -> _Tally:
-    tally = _Tally()
+async def _on_all(port: int, count: int, ask: Callable[[_Connection], Awaitable[None]]) -> None:
     left = iter(range(count))
 
     async def ask_on() -> None:
         connection = await _Connection.open(port)
         for _ in left:
-            await _ask(connection, tally)
+            await ask(connection)
         connection.close()
 
     await asyncio.gather(*(ask_on() for _ in range(_CONNECTIONS)))
+
+
+async def _ask_all(port: int, count: int) -> _Tally:
+    tally = _Tally()
+    await _on_all(port, count, lambda connection: _ask(connection, tally))
     return tally
+
+
+async def _cheapest_seconds(port: int) -> float:
+    """What 99 % of the cheapest answers take at most on as many connections."""
+    times = []
+
+    async def ask(connection: _Connection) -> None:
+        start = time.monotonic()
+        status, _, _ = await connection.ask("GET /health")
+        times.append(time.monotonic() - start)
+        assert status == 200
+
+    await _on_all(port, 4 * _CONNECTIONS, ask)
+    return _almost_all(times)
+
+
+def _almost_all(times: list[float]) -> float:
+    return statistics.quantiles(times, n=100)[98]
 
 
 def _first_token_seconds(server: LiveServer) -> float:
@@ -112,6 +137,7 @@ def test_overload_is_refused_early_and_nothing_is_lost(
         tally = asyncio.run(_ask_all(server.port, count))
         growth = (sum(process.memory_info().rss for process in family) - before) / _MEBIBYTE
         after = _first_token_seconds(server)
+        cheapest = asyncio.run(_cheapest_seconds(server.port))
         assert server.metric("yearling_running_requests") == 0
         assert server.metric("yearling_waiting_requests") == 0
         assert server.metric("yearling_kv_blocks_free") == server.metric("yearling_kv_blocks")
@@ -121,12 +147,14 @@ def test_overload_is_refused_early_and_nothing_is_lost(
     assert num_refused > 0
     assert len(tally.ids) >= queue
     assert growth < 150
-    slowest = statistics.quantiles(tally.refusal_seconds, n=100)[98]
-    assert slowest < 0.25
+    slowest = _almost_all(tally.refusal_seconds)
+    # On a machine where 300 answers of any kind take long, refusals may take twice that.
+    assert slowest < max(0.25, 2 * cheapest)
     assert after < 1.5 * idle + 0.01
     promise(
         f"{count} requests on {_CONNECTIONS} connections against a queue of {queue}: "
         f"{len(tally.ids)} answered whole, {num_refused} told 429 (99 % within "
-        f"{1000 * slowest:.0f} ms), none lost; {growth:+.0f} MiB; first token {1000 * idle:.1f} ms "
+        f"{1000 * slowest:.0f} ms, /health within {1000 * cheapest:.0f}), none lost; "
+        f"{growth:+.0f} MiB; first token {1000 * idle:.1f} ms "
         f"before, {1000 * after:.1f} after"
     )

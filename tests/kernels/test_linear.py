@@ -105,19 +105,22 @@ def test_linear_equals_reference(rng, kernels, kind, rows, outputs, inputs):
 
 @pytest.mark.parametrize("kind", ["int4", "int8"])
 @pytest.mark.parametrize("rows", [1, 6, 7, 13])
-@pytest.mark.parametrize("places", [[0], [767, 768], [1, 2, 3, 5, 40, 995]])
-def test_large_inputs_leave_the_others_their_precision(rng, kernels, kind, rows, places):
+@pytest.mark.parametrize(
+    ("inputs", "places"),
+    [(996, [0]), (996, [767, 768]), (996, [1, 2, 3, 5, 40, 995]), (800, [3, 799]), (31, [30])],
+)
+def test_large_inputs_leave_the_others_their_precision(rng, kernels, kind, rows, inputs, places):
     """Inputs of 60 among ones: on a scale that 8 bits of them share, the others would be lost."""
-    weights = packed(kind, rng.normal(size=(11, 996)).astype(np.float32))
-    values = rng.uniform(0.5, 1.0, size=(rows, 996)).astype(np.float32)
+    weights = packed(kind, rng.normal(size=(11, inputs)).astype(np.float32))
+    values = rng.uniform(0.5, 1.0, size=(rows, inputs)).astype(np.float32)
     values[:, places] = rng.choice([-60.0, 60.0, 7.0], size=(rows, len(places)))
-    program = [*feed(996), ops.Linear("in", "out", weights)]
+    program = [*feed(inputs), ops.Linear("in", "out", weights)]
     ours, truth = run_both(program, step_of(values), "out", kernels=kernels)
     np.testing.assert_allclose(ours, truth, rtol=2e-5, atol=1e-3)
     exact = values.astype(np.float64) @ weights.unpack().T.astype(np.float64)
     # Inputs err by half a scale at most, a third of that on average, over weights around one.
     scale = 4 * np.abs(values).mean(axis=1, keepdims=True) / 127
-    assert (np.abs(ours - exact) < scale / 3 * np.sqrt(996) * 4).all()
+    assert (np.abs(ours - exact) < scale / 3 * np.sqrt(inputs) * 4).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -174,6 +177,24 @@ def test_int4_sums_hold_extreme_codes(kernels, numbers, code, panel):
     program = [*feed(3072), ops.Linear("in", "out", weights)]
     ours, truth = run_both(program, step_of(values), "out", kernels=kernels)
     np.testing.assert_allclose(ours, truth, rtol=1e-6, atol=1e-6 * 65504)
+
+
+@pytest.mark.parametrize("numbers", [(1.0, -8.0), (-1.0, 8.0), (1.0, -15.3)])
+@pytest.mark.parametrize("code", [0, 15])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_int4_minima_hold_one_large_group(rng, kernels, numbers, code, rows):
+    """A group whose minimum alone decides in what its row counts, among 24 small ones."""
+    blocks = random_blocks(rng, "Q4_1", 9, 800).reshape(9, 25, 20)
+    small = rng.uniform(1e-3, 2e-3, size=(9, 25, 2)).astype(np.float16)
+    blocks[:, :, :4] = small.view(np.uint8)
+    blocks[:, 24, :4] = np.array(numbers, np.float16).view(np.uint8)
+    blocks[:, 24, 4:] = code * 17
+    weights = _native.Linear("int4", 9, 800)
+    weights.pack(0, 9, "Q4_1", blocks.reshape(-1))
+    values = rng.normal(size=(rows, 800)).astype(np.float32)
+    program = [*feed(800), ops.Linear("in", "out", weights)]
+    ours, truth = run_both(program, step_of(values), "out", kernels=kernels)
+    np.testing.assert_allclose(ours, truth, rtol=2e-5, atol=1e-3)
 
 
 @pytest.mark.skipif(not available("avx512"), reason="this processor has no AVX-512")

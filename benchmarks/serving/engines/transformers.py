@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import transformers
+import transformers.models.llama.modeling_llama  # a load is timed in a process whose code is there
 from transformers.generation.streamers import BaseStreamer
 
 from benchmarks.serving.engines.runner import serve

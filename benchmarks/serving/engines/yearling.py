@@ -11,8 +11,7 @@ from benchmarks.serving.engines.runner import serve
 from yearling import LLM, SamplingParams, __version__
 from yearling.models.checkpoint import open_checkpoint
 
-# A load is timed in a process whose modules are there. The peers' bring all of their code with
-# their names; ours is imported on first use.
+# A load is timed in a process whose modules are there; ours are imported on first use.
 for name in (
     "yearling.models.chat_format",
     "yearling.models.checkpoint.gguf_checkpoint",
