@@ -21,6 +21,7 @@ _MEBIBYTE = 1 << 20
 _MAX_TOKENS = 8
 _CONNECTIONS = 300
 _FIRST_TOKENS = 20
+_PROMISED = 10_000  # requests of the long form
 _BODY = {"model": "reciter", "prompt": "x", "max_tokens": _MAX_TOKENS}
 
 
@@ -123,7 +124,7 @@ def _first_token_seconds(server: LiveServer) -> float:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
-    ("count", "queue"), [(1200, 64), pytest.param(10_000, 256, marks=pytest.mark.slow)]
+    ("count", "queue"), [(1200, 64), pytest.param(_PROMISED, 256, marks=pytest.mark.slow)]
 )
 def test_overload_is_refused_early_and_nothing_is_lost(
     count: int, queue: int, promise: Promise
@@ -148,8 +149,9 @@ def test_overload_is_refused_early_and_nothing_is_lost(
     assert len(tally.ids) >= queue
     assert growth < 150
     slowest = _almost_all(tally.refusal_seconds)
-    # On a machine where 300 answers of any kind take long, refusals may take twice that.
-    assert slowest < max(0.25, 2 * cheapest)
+    # The promise is the long form's. The short one runs beside whatever else a machine does, where
+    # 300 answers of any kind may take longer.
+    assert slowest < (max(0.25, 2 * cheapest) if count < _PROMISED else 0.25)
     assert after < 1.5 * idle + 0.01
     promise(
         f"{count} requests on {_CONNECTIONS} connections against a queue of {queue}: "
