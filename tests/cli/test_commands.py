@@ -69,7 +69,7 @@ from yearling.cli.main import main
 try:
     main()
 finally:
-    heavy = {"numpy", "pydantic", "fastapi", "rich", "asyncio", "tokenizers", "jinja2", "yaml"}
+    heavy = {"numpy", "pydantic", "starlette", "rich", "asyncio", "tokenizers", "jinja2", "yaml"}
     print("HEAVY", sorted(heavy & set(sys.modules)))
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}

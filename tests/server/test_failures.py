@@ -1,9 +1,12 @@
 """What clients see when the engine fails, stays silent or takes too long."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 
 import pytest
 
+from tests.server.fake_model import CONTEXT
 from tests.server.live import LiveServer, running_server, wait_until
 from yearling.server.config import ServerConfig
 from yearling.server.limits import Limits
@@ -74,19 +77,37 @@ def test_request_that_takes_too_long_is_ended(is_streamed: bool) -> None:
         wait_until(lambda: server.metric("yearling_running_requests") == 0, 1, "nothing runs")
 
 
-def test_full_queue_says_when_to_come_back() -> None:
-    limits = Limits(open_prompt_tokens=10)
+@contextlib.contextmanager
+def _busy_server(limits: Limits) -> Iterator[LiveServer]:
+    """A server with one long stream under way."""
     config = ServerConfig(port=0, limits=limits)
-    with running_server(config, delay_seconds=0.05, length=1000) as server:
-        with server.connect() as connection:
-            body = json.dumps(BODY | {"stream": True, "max_tokens": 500}).encode()
-            head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
-            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            connection.sendall(head.encode() + body)
-            assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
-            status, headers, content = server.request(
-                "POST", "/v1/completions", json.dumps(BODY | {"prompt": "Too much"}).encode()
-            )
-            assert (status, headers["retry-after"]) == (429, "1")
-            assert json.loads(content)["error"]["type"] == "rate_limit_error"
-        assert server.service is not None
+    body = json.dumps(BODY | {"stream": True, "max_tokens": 500}).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with (
+        running_server(config, delay_seconds=0.05, length=1000) as server,
+        server.connect() as connection,
+    ):
+        connection.sendall(head.encode() + body)
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+        yield server
+
+
+def test_full_queue_says_when_to_come_back() -> None:
+    with _busy_server(Limits(open_prompt_tokens=10)) as server:
+        status, headers, content = server.request(
+            "POST", "/v1/completions", json.dumps(BODY | {"prompt": "Too much"}).encode()
+        )
+        assert (status, headers["retry-after"]) == (429, "1")
+        assert json.loads(content)["error"]["type"] == "rate_limit_error"
+
+
+def test_full_queue_refuses_before_it_looks_at_a_prompt() -> None:
+    too_long = "x" * (CONTEXT + 1)
+    with _busy_server(Limits(open_requests=1)) as server:
+        for path, prompt in (
+            ("/v1/completions", {"prompt": too_long}),
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": too_long}]}),
+        ):
+            status, answer = server.json(path, {"model": "reciter", **prompt})
+            assert (status, answer["error"]["code"]) == (429, "rate_limit_exceeded")

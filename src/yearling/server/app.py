@@ -1,19 +1,21 @@
 """The application: its routes, who may call them, and how errors look."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
-from fastapi import Depends, FastAPI, Request
-from fastapi.routing import APIRoute
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
 
 from yearling import __version__
 from yearling.core.errors import YearlingError
 from yearling.server.config import ServerConfig
 from yearling.server.errors import error_response, reply_of
 from yearling.server.front import Front
-from yearling.server.log import log_failure
 from yearling.server.models import ServedModel
 from yearling.server.openapi import Route, describe
 from yearling.server.routes.chat import create_chat_completion
@@ -87,48 +89,48 @@ _PUBLIC = frozenset({page, asset, health})
 
 def build_app(
     models: Sequence[ServedModel], config: ServerConfig, backends: "Sequence[Backend]" = ()
-) -> FastAPI:
+) -> Starlette:
     """Build the application over models whose engines the caller starts and stops.
 
-    The key is demanded by a dependency of the whole application; a route is public only when
-    its own object is in the set made here, so that no path spelling can open another.
+    The key is demanded around every endpoint but those that the set names by their own objects,
+    so that no path spelling can open another.
     """
     service = Service(models, config, backends)
-    app = FastAPI(
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-        dependencies=[Depends(_demand_key)],
-        exception_handlers={
-            HTTPException: _answer_http_exception,
-            YearlingError: _answer_error,
-        },
+    app = Starlette(
+        routes=[
+            StarletteRoute(
+                path, endpoint if endpoint in _PUBLIC else _guarded(endpoint), methods=list(methods)
+            )
+            for path, endpoint, methods, _ in _ROUTES
+        ],
+        exception_handlers={HTTPException: _answer_http_exception},
+        middleware=[Middleware(Front, service=service)],
     )
-    for path, endpoint, methods, _ in _ROUTES:
-        app.add_api_route(path, endpoint, methods=list(methods), response_model=None)
+    app.router.redirect_slashes = False
     app.state.service = service
     app.state.openapi = describe(_ROUTES, __version__)
-    app.state.public_routes = tuple(
-        route for route in app.routes if isinstance(route, APIRoute) and route.endpoint in _PUBLIC
-    )
-    app.add_middleware(Front, service=service)
     return app
 
 
-async def _demand_key(request: Request) -> None:
-    """Let a request pass with the right key, or to a public route; note its account's salt."""
-    if _is_public(request):
-        return
-    service: Service = request.app.state.service
-    request.state.salt = service.access.check_key(request.headers)
+def _guarded(
+    endpoint: Callable[[Request], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    """Let a request pass with the right key only; note its account's salt."""
+
+    @functools.wraps(endpoint)
+    async def with_key(request: Request) -> Response:
+        service: Service = request.app.state.service
+        request.state.salt = service.access.check_key(request.headers)
+        return await endpoint(request)
+
+    return with_key
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     """Answer 404 and 405 as OpenAI does, telling strangers nothing about which routes exist."""
     service: Service = request.app.state.service
     try:
-        if not _is_public(request):
+        if request.scope.get("endpoint") not in _PUBLIC:
             service.access.check_key(request.headers)
     except YearlingError as refusal:
         error = refusal
@@ -136,14 +138,3 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     if isinstance(error, HTTPException) and error.headers:
         response.headers.update(error.headers)
     return response
-
-
-def _is_public(request: Request) -> bool:
-    route = request.scope.get("route")
-    return any(route is public for public in request.app.state.public_routes)
-
-
-async def _answer_error(request: Request, error: Exception) -> Response:
-    reply = reply_of(error)
-    log_failure(error, reply.status)
-    return error_response(reply, request.url.path)

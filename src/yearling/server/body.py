@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Any
 
-from fastapi import Request
+from starlette.requests import Request
 
 from yearling.server.errors import HttpError
 from yearling.server.limits import Limits
@@ -83,7 +83,8 @@ async def _read_bytes(request: Request, limits: Limits) -> bytes:
 
 async def _receive(request: Request, seconds: float) -> dict[str, Any]:
     try:
-        message = dict(await asyncio.wait_for(request.receive(), max(seconds, 0.0)))
+        async with asyncio.timeout(max(seconds, 0.0)):
+            message = dict(await request.receive())
     except TimeoutError:
         raise HttpError(ErrorReply(408, "The body came too slowly.")) from None
     if message["type"] == "http.disconnect":

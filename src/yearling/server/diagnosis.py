@@ -16,7 +16,7 @@ from yearling.core.paths import models_home
 
 __all__ = ["Finding", "diagnose"]
 
-_LIBRARIES = ("numpy", "tokenizers", "jinja2", "fastapi", "uvicorn", "pydantic", "msgspec")
+_LIBRARIES = ("numpy", "tokenizers", "jinja2", "starlette", "uvicorn", "pydantic", "msgspec")
 _LITTLE_MEMORY_BYTES = 1 << 30
 _LITTLE_DISK_BYTES = 1 << 30
 _CPU_FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "asimd", "asimddp")

@@ -61,10 +61,7 @@ class Admission:
             or self.num_prompt_tokens + tokens > self._limits.open_prompt_tokens
         )
         if is_full and self.num_requests > 0:
-            raise CapacityError(
-                f"The queue is full: {self.num_requests} requests with {self.num_prompt_tokens} "
-                "prompt tokens are running or waiting. Try again in a moment."
-            )
+            raise self._refusal()
         self.num_requests += len(requests)
         self.num_prompt_tokens += tokens
 
@@ -72,6 +69,21 @@ class Admission:
         """Give back what `enter` took."""
         self.num_requests -= len(requests)
         self.num_prompt_tokens -= sum(request.num_prompt_tokens for request in requests)
+
+    def check_open(self) -> None:
+        """Refuse at once what `enter` would refuse whatever it is, so that refusals stay cheap.
+
+        Raises:
+            CapacityError: not one more request fits.
+        """
+        if self.num_requests >= self._limits.open_requests:
+            raise self._refusal()
+
+    def _refusal(self) -> CapacityError:
+        return CapacityError(
+            f"The queue is full: {self.num_requests} requests with {self.num_prompt_tokens} "
+            "prompt tokens are running or waiting. Try again in a moment."
+        )
 
 
 class Generation:

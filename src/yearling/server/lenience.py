@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from fastapi import Request
+from starlette.requests import Request
 
 from yearling.core.errors import UnsupportedError
 

@@ -180,6 +180,16 @@ class ServedModel:
         if not self.engine.is_ready:
             raise HttpError(self.not_ready_reply())
 
+    def check_takes_work(self) -> None:
+        """Refuse work that is refused whatever it asks, before anything is done for it.
+
+        Raises:
+            HttpError: 503, as of `check_ready`.
+            CapacityError: the queue is full.
+        """
+        self.check_ready()
+        self.admission.check_open()
+
     def not_ready_reply(self) -> ErrorReply:
         """The answer while the engine cannot take requests."""
         state, why = self.engine.state, self.engine.error

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from yearling.server.config import ServerConfig
 from yearling.server.protocol import limited_protocol
@@ -23,7 +23,7 @@ _ABORT_SECONDS = 3
 
 
 async def serve_app(
-    app: FastAPI,
+    app: Starlette,
     listener: socket.socket,
     *,
     on_listening: Callable[[], None] = lambda: None,
@@ -80,7 +80,7 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def _uvicorn_config(app: FastAPI, config: ServerConfig) -> uvicorn.Config:
+def _uvicorn_config(app: Starlette, config: ServerConfig) -> uvicorn.Config:
     limits = config.limits
     return uvicorn.Config(
         app,

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Protocol
 
 import msgspec
-from fastapi import Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from yearling.core.errors import ContextLengthError, RequestError, UnsupportedError

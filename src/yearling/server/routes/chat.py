@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fastapi import Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from yearling.core.errors import TemplateError
@@ -64,7 +64,7 @@ async def begin_chat(
     """
     model = service_of(request).models.get(chat.model)
     model.check_generates()
-    model.check_ready()
+    model.check_takes_work()
     check_sampling(model, chat.sampling)
     # Rendering waits for the template's process, so it happens in a thread.
     tools = () if chat.tools is None else chat.tools.tools

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from fastapi import Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from yearling.core.errors import RequestError
@@ -36,7 +36,7 @@ async def create_completion(request: Request) -> Response:
     completion = parsed(request, body, parse_completion_request, limits)
     model = service.models.get(completion.model)
     model.check_generates()
-    model.check_ready()
+    model.check_takes_work()
     check_sampling(model, completion.sampling)
     prompts = await asyncio.to_thread(_encode, model, completion)
     if completion.user is not None:

@@ -3,8 +3,8 @@
 import asyncio
 
 import numpy as np
-from fastapi import Request
 from numpy.typing import NDArray
+from starlette.requests import Request
 from starlette.responses import Response
 
 from yearling.core.errors import ContextLengthError, RequestError
@@ -38,7 +38,7 @@ async def create_embeddings(request: Request) -> Response:
     model = service.models.get(wanted.model)
     width = model.check_embeds()
     check_dimensions(wanted.dimensions, width)
-    model.check_ready()
+    model.check_takes_work()
     inputs = await asyncio.to_thread(_encode, model, wanted)
     if wanted.user is not None:
         log_user(wanted.user)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fastapi import Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from yearling.core.errors import ConfigError, ModelError, RequestError

@@ -1,6 +1,6 @@
 """POST /v1/messages, as Anthropic has it."""
 
-from fastapi import Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from yearling.server.body import read_json

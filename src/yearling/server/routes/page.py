@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from fastapi import Request
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 __all__ = ["asset", "page"]
@@ -44,9 +44,9 @@ async def page(request: Request) -> Response:
     return _serve(request, "index.html")
 
 
-async def asset(request: Request, path: str) -> Response:
+async def asset(request: Request) -> Response:
     """Give a file of the page; only names in the listing made at start exist."""
-    return _serve(request, f"assets/{path}")
+    return _serve(request, f"assets/{request.path_params['path']}")
 
 
 def _serve(request: Request, name: str) -> Response:

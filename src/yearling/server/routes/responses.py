@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from fastapi import Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from yearling.core.errors import UnsupportedError
@@ -57,16 +57,17 @@ async def create_response(request: Request) -> Response:
     )
 
 
-async def retrieve_response(request: Request, response_id: str) -> Response:
+async def retrieve_response(request: Request) -> Response:
     """Show a response that is kept."""
     _refuse_query(request)
-    kept = service_of(request).responses.get(request.state.salt, response_id)
+    kept = service_of(request).responses.get(request.state.salt, request.path_params["response_id"])
     return Response(kept.body, media_type="application/json")
 
 
-async def delete_response(request: Request, response_id: str) -> Response:
+async def delete_response(request: Request) -> Response:
     """Forget a response that is kept."""
     _refuse_query(request)
+    response_id = request.path_params["response_id"]
     service_of(request).responses.delete(request.state.salt, response_id)
     return json_response({"id": response_id, "object": "response.deleted", "deleted": True})
 

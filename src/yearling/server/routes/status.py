@@ -1,6 +1,6 @@
 """GET /v1/models, /v1/models/{name}, /health, /metrics and /openapi.json."""
 
-from fastapi import Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from yearling.server.errors import error_response
@@ -20,9 +20,10 @@ async def list_models(request: Request) -> Response:
     return json_response(model_list([*own, *others]))
 
 
-async def retrieve_model(request: Request, name: str) -> Response:
+async def retrieve_model(request: Request) -> Response:
     """Describe one model."""
     service = service_of(request)
+    name = request.path_params["name"]
     if name in service.backends:
         return json_response(service.backends[name].models[name])
     return json_response(describe_model(service.models.get(name)))

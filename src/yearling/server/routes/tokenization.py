@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from fastapi import Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from yearling.server.body import read_json
