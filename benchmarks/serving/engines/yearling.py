@@ -9,7 +9,6 @@ from pathlib import Path
 
 from benchmarks.serving.engines.runner import serve
 from yearling import LLM, SamplingParams, __version__
-from yearling.models.checkpoint import open_checkpoint
 
 # A load is timed in a process whose modules are there; ours are imported on first use.
 for name in (
@@ -31,7 +30,6 @@ class Yearling:
 
     def load(self, model: Path, options: Mapping[str, int]) -> str:
         self._llm = LLM(model, speculation="none")
-        self._eos_token_ids = open_checkpoint(model).eos_token_ids
         return f"yearling {__version__}, {model.name}, default flags, no guesses"
 
     def generate(
@@ -41,7 +39,7 @@ class Yearling:
         on_first_token: Callable[[], None] | None,
     ) -> int:
         before = self._llm.stats().generated_tokens
-        sampling = self._sampling(new_tokens)
+        sampling = SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True)
         if on_first_token is None:
             self._llm.generate(prompts, sampling)
         else:
@@ -49,14 +47,6 @@ class Yearling:
                 if number == 0:
                     on_first_token()
         return self._llm.stats().generated_tokens - before
-
-    def _sampling(self, new_tokens: int) -> SamplingParams:
-        """Greedy, and never at an end: the model's end-of-text ids are biased away."""
-        return SamplingParams(
-            temperature=0.0,
-            max_tokens=new_tokens,
-            logit_bias=dict.fromkeys(self._eos_token_ids, -100.0),
-        )
 
 
 if __name__ == "__main__":
