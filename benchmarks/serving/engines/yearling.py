@@ -13,10 +13,13 @@ from yearling import LLM, SamplingParams, __version__
 # A load is timed in a process whose modules are there; ours are imported on first use.
 for name in (
     "yearling.models.chat_format",
+    "yearling.models.chat_template",
+    "yearling.models.checkpoint.fallback_checkpoint",
     "yearling.models.checkpoint.gguf_checkpoint",
     "yearling.models.families.llama",
     "yearling.models.store",
     "yearling.models.tokenizer",
+    "yearling.models.trained_template",
     "yearling.serving.executors.native",
     "tokenizers",
 ):
