@@ -20,27 +20,38 @@ namespace {
 
 constexpr std::size_t kAlignment = 64;
 
+constexpr std::size_t kHugePage = 2 << 20;
+
 // All matrices lie one behind the other in large areas of large pages. A step streams every
 // weight once: with pages of 4 KiB it would also walk the page tables once for each of them.
-std::shared_ptr<std::byte> allocate_weights(std::size_t bytes) {
-  constexpr std::size_t kHugePage = 2 << 20, kArea = 32 << 20;
-  static std::mutex mutex;
-  static std::shared_ptr<std::byte> area;
-  static std::size_t used = 0, size = 0;
-  const std::lock_guard lock(mutex);
-  bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  if (!area || used + bytes > size) {
-    size = std::max(kArea, (bytes + kHugePage - 1) / kHugePage * kHugePage);
-    auto* memory = static_cast<std::byte*>(std::aligned_alloc(kHugePage, size));
-    if (!memory) throw std::bad_alloc();
+struct Area {
+  std::weak_ptr<std::byte> memory;  // the matrices in it keep it alive
+  std::size_t used = 0, size = 0;
+};
+Area area;
+std::mutex area_mutex;
+
+// A new area in place of the one there is; with the lock held.
+std::shared_ptr<std::byte> new_area(std::size_t bytes) {
+  const std::size_t size = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  auto* memory = static_cast<std::byte*>(std::aligned_alloc(kHugePage, size));
+  if (!memory) throw std::bad_alloc();
 #if defined(__linux__)
-    madvise(memory, size, MADV_HUGEPAGE);
+  madvise(memory, size, MADV_HUGEPAGE);
 #endif
-    area.reset(memory, [](std::byte* data) { std::free(data); });
-    used = 0;
-  }
-  const std::shared_ptr<std::byte> place(area, area.get() + used);  // keeps the area alive
-  used += bytes;
+  std::shared_ptr<std::byte> whole(memory, [](std::byte* data) { std::free(data); });
+  area = {whole, 0, size};
+  return whole;
+}
+
+std::shared_ptr<std::byte> allocate_weights(std::size_t bytes) {
+  constexpr std::size_t kArea = 32 << 20;
+  bytes = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  const std::lock_guard lock(area_mutex);
+  std::shared_ptr<std::byte> whole = area.memory.lock();
+  if (!whole || area.used + bytes > area.size) whole = new_area(std::max(kArea, bytes));
+  const std::shared_ptr<std::byte> place(whole, whole.get() + area.used);
+  area.used += bytes;
   return place;
 }
 
@@ -101,6 +112,26 @@ std::vector<float> to_floats(const std::string& format, const std::byte* row, st
 }
 
 }  // namespace
+
+WeightMemory::WeightMemory(std::size_t bytes) {
+  const std::lock_guard lock(area_mutex);
+  try {
+    memory_ = new_area(std::max<std::size_t>(bytes, 1));
+  } catch (const std::bad_alloc&) {
+    return;  // a file may say that it is larger than it can be; matrices ask for what they need
+  }
+  // Touched and not populated by madvise: that would keep the whole process from mapping memory.
+  clearing_ = std::thread([this, size = area.size] {
+    for (std::size_t at = 0; at < size && !is_done_; at += kHugePage) {
+      __atomic_fetch_or(reinterpret_cast<unsigned char*>(memory_.get() + at), 0, __ATOMIC_RELAXED);
+    }
+  });
+}
+
+WeightMemory::~WeightMemory() {
+  is_done_ = true;
+  if (clearing_.joinable()) clearing_.join();
+}
 
 Linear::Linear(WeightKind kind, std::size_t outputs, std::size_t inputs)
     : kind_(kind), outputs_(outputs), inputs_(inputs), tile_bytes_(bytes_of_tile(kind, inputs)) {

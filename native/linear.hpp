@@ -4,11 +4,13 @@
 // one pass over it reads memory in order. Quantisation codes are those of the file, unchanged.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace yearling {
@@ -44,6 +46,22 @@ static_assert(sizeof(Int8Group) == 272);
 
 // Groups whose products with 8-bit codes may be added up as integers.
 inline constexpr std::size_t kPanelGroups = 24;
+
+// Memory for weights that are about to be packed, which a thread of its own has the kernel clear
+// meanwhile. On a virtual machine, whose host must find every page first, that takes longer than
+// packing. Matrices made next lie there, as far as it reaches, and keep it.
+class WeightMemory {
+ public:
+  explicit WeightMemory(std::size_t bytes);
+  WeightMemory(const WeightMemory&) = delete;
+  WeightMemory& operator=(const WeightMemory&) = delete;
+  ~WeightMemory();
+
+ private:
+  std::shared_ptr<std::byte> memory_;
+  std::atomic<bool> is_done_ = false;
+  std::thread clearing_;
+};
 
 // A matrix of (outputs, inputs). float16, bfloat16 and float32 tiles hold [input][column], int4
 // tiles their columns' units behind the groups.

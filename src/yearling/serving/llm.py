@@ -26,7 +26,13 @@ from yearling.serving.beams import (
 )
 from yearling.serving.detokenizer import Pieces, text_of
 from yearling.serving.engine import Engine, EngineStats
-from yearling.serving.model import ModelOptions, load_executor, load_model, new_engine
+from yearling.serving.model import (
+    ModelOptions,
+    load_executor,
+    load_model,
+    new_engine,
+    room_for_weights,
+)
 from yearling.serving.request import (
     EmbeddingRequest,
     FinishReason,
@@ -111,9 +117,9 @@ class LLM:
         """
         from yearling.models.store import ensure
 
-        ensure(str(path))
-        self._model = load_model(path, _options(executor=executor, weights=weights, **options))
-        with ExitStack() as opened:
+        how = _options(executor=executor, weights=weights, **options)
+        with ExitStack() as opened, room_for_weights(ensure(str(path)), how):
+            self._model = load_model(path, how)
             opened.callback(self._model.checkpoint.close)
             self._executor = load_executor(self._model)
             opened.callback(self._executor.close)

@@ -34,6 +34,7 @@ __all__ = [
     "load_executor",
     "load_model",
     "new_engine",
+    "room_for_weights",
 ]
 
 _log = logging.getLogger(__name__)
@@ -305,10 +306,30 @@ def _has_same_tokens(draft: LoadedModel, model: LoadedModel) -> bool:
     )
 
 
+@contextmanager
+def room_for_weights(path: Path, options: ModelOptions) -> Iterator[None]:
+    """Have memory for a file's weights made ready while its tokenizer is read.
+
+    Args:
+        path: GGUF file, or a folder, of which nobody knows yet how large it will be.
+        options: How the model will be run.
+    """
+    from yearling.kernels import _native
+
+    is_kept = options.executor in ("auto", "native") and options.weights == "auto"
+    memory = _native.WeightMemory(path.stat().st_size) if is_kept and path.is_file() else None
+    try:
+        yield
+    finally:
+        del memory  # from here on the packed matrices alone keep it
+
+
 def build_engine(path: str, options: Mapping[str, Any]) -> Engine | EncoderEngine:
     """Open a model, load its weights and build its engine: what a worker process does first."""
-    model = _load(path, ModelOptions.model_validate(options))
-    engine = new_engine(model, load_executor(model))
+    how = ModelOptions.model_validate(options)
+    with room_for_weights(Path(path), how):
+        model = _load(path, how)
+        engine = new_engine(model, load_executor(model))
     model.checkpoint.close()
     return engine
 
