@@ -1,3 +1,7 @@
+import os
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -278,3 +282,40 @@ def test_linear_lets_a_nan_through(kernels, kind):
 def test_packing_refuses_what_does_not_fit(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1 << 20, 1 << 60])
+def test_memory_made_ready_changes_no_matrix(rng, num_bytes):
+    codes = rng.normal(size=(40, 64)).astype(np.float32)
+
+    def new_matrix():
+        matrix = _native.Linear("float32", 40, 64)
+        matrix.pack(0, 40, "F32", codes.view(np.uint8).reshape(-1))
+        return matrix
+
+    memory = _native.WeightMemory(num_bytes)
+    matrices = [new_matrix() for _ in range(200)]  # more than a mebibyte
+    del memory
+    matrices.append(new_matrix())
+    assert all(np.array_equal(matrix.unpack(), codes) for matrix in matrices)
+
+
+def test_memory_is_ready_soon_and_given_back_at_the_end():
+    if "[never]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
+        pytest.skip("this kernel makes no large pages, which alone are cleared early")
+    most = 64 << 20
+    before = _resident_bytes()
+    memory = _native.WeightMemory(most)
+    deadline = time.monotonic() + 10
+    while _resident_bytes() < before + 0.9 * most:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    matrix = _native.Linear("float32", 1024, 1024)
+    del memory
+    assert _resident_bytes() > before + 0.9 * most, "a matrix lies in it"
+    del matrix
+    assert _resident_bytes() < before + 0.1 * most
+
+
+def _resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
