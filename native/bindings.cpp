@@ -1,9 +1,6 @@
 // The module yearling.kernels._native: thin, typed, and without the GIL while it computes.
 #include "bindings.hpp"
 
-#include <cstring>
-#include <string_view>
-
 #include "sampling.hpp"
 
 using namespace nanobind::literals;
@@ -49,53 +46,6 @@ nb::object unpack(const Linear& linear) {
     linear.unpack_row(row, values + row * linear.inputs());
   }
   return array;
-}
-
-// Strings of a GGUF header, each behind its length in 8 bytes: the next one, or false if it has
-// not all come yet.
-bool next_string(const nb::bytes& data, std::size_t offset, std::string_view& found) {
-  std::uint64_t length;
-  if (offset > data.size() || data.size() - offset < sizeof length) return false;
-  std::memcpy(&length, data.c_str() + offset, sizeof length);
-  offset += sizeof length;
-  if (length > data.size() - offset) return false;
-  found = {data.c_str() + offset, length};
-  return true;
-}
-
-// How many of `count` strings were stepped over, and where the next one begins: one that has not
-// come, or is longer than `longest` bytes.
-nb::tuple skip_strings(const nb::bytes& data, std::size_t offset, std::size_t count,
-                       std::size_t longest) {
-  std::size_t skipped = 0;
-  std::string_view found;
-  for (; skipped < count && next_string(data, offset, found) && found.size() <= longest;
-       ++skipped) {
-    offset += sizeof(std::uint64_t) + found.size();
-  }
-  return nb::make_tuple(skipped, offset);
-}
-
-// `count` strings, or those before the first that is not UTF-8, and where it lies.
-nb::tuple read_strings(const nb::bytes& data, std::size_t offset, std::size_t count) {
-  nb::list strings;
-  std::string_view found;
-  for (std::size_t i = 0; i < count; ++i) {
-    if (!next_string(data, offset, found)) {
-      throw std::invalid_argument("these bytes end before string " + std::to_string(i) + ".");
-    }
-    offset += sizeof(std::uint64_t);
-    PyObject* text =
-        PyUnicode_DecodeUTF8(found.data(), static_cast<Py_ssize_t>(found.size()), nullptr);
-    if (!text) {
-      if (!PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) throw nb::python_error();
-      PyErr_Clear();
-      break;
-    }
-    strings.append(nb::steal(text));
-    offset += found.size();
-  }
-  return nb::make_tuple(strings, offset);
 }
 
 // A step's sequences, from their first positions and lengths in the order of its tokens.
@@ -273,8 +223,6 @@ NB_MODULE(_native, module) {
   bind_ops(module, program);
   bind_sampling(program);
 
-  module.def("skip_strings", &skip_strings, "data"_a, "offset"_a, "count"_a, "longest"_a);
-  module.def("read_strings", &read_strings, "data"_a, "offset"_a, "count"_a);
   module.def("uniform", &uniform, "seed"_a, "index"_a);
   module.def("kernel_name", [](const std::string& name) { return select_kernels(name.c_str()).name; },
              "name"_a = "auto");

@@ -31,8 +31,18 @@ struct Area {
 Area area;
 std::mutex area_mutex;
 
+// Gives what no matrix lies in back to the system; with the lock held.
+void release_rest_of_area() {
+#if defined(__linux__)
+  const std::shared_ptr<std::byte> whole = area.memory.lock();
+  const std::size_t first = (area.used + kHugePage - 1) / kHugePage * kHugePage;
+  if (whole && first < area.size) madvise(whole.get() + first, area.size - first, MADV_DONTNEED);
+#endif
+}
+
 // A new area in place of the one there is; with the lock held.
 std::shared_ptr<std::byte> new_area(std::size_t bytes) {
+  release_rest_of_area();
   const std::size_t size = (bytes + kHugePage - 1) / kHugePage * kHugePage;
   auto* memory = static_cast<std::byte*>(std::aligned_alloc(kHugePage, size));
   if (!memory) throw std::bad_alloc();
@@ -117,20 +127,24 @@ WeightMemory::WeightMemory(std::size_t bytes) {
   const std::lock_guard lock(area_mutex);
   try {
     memory_ = new_area(std::max<std::size_t>(bytes, 1));
-  } catch (const std::bad_alloc&) {
-    return;  // a file may say that it is larger than it can be; matrices ask for what they need
+    // Touched and not populated by madvise, which keeps the whole process from mapping memory. Packing
+    // may have come to a byte before: `or` with 0 leaves it what it is.
+    prefaulting_ = std::thread([this, size = area.size] {
+      for (std::size_t at = 0; at < size && !is_done_; at += kHugePage) {
+        auto* byte = reinterpret_cast<volatile unsigned char*>(memory_.get() + at);
+        __atomic_fetch_or(byte, 0, __ATOMIC_RELAXED);
+      }
+    });
+  } catch (const std::exception&) {
+    // No such memory, or no thread: packing asks for what it needs, and says so if there is none.
   }
-  // Touched and not populated by madvise: that would keep the whole process from mapping memory.
-  clearing_ = std::thread([this, size = area.size] {
-    for (std::size_t at = 0; at < size && !is_done_; at += kHugePage) {
-      __atomic_fetch_or(reinterpret_cast<unsigned char*>(memory_.get() + at), 0, __ATOMIC_RELAXED);
-    }
-  });
 }
 
 WeightMemory::~WeightMemory() {
   is_done_ = true;
-  if (clearing_.joinable()) clearing_.join();
+  if (prefaulting_.joinable()) prefaulting_.join();
+  const std::lock_guard lock(area_mutex);
+  if (memory_ && memory_ == area.memory.lock()) release_rest_of_area();
 }
 
 Linear::Linear(WeightKind kind, std::size_t outputs, std::size_t inputs)

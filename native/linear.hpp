@@ -47,9 +47,9 @@ static_assert(sizeof(Int8Group) == 272);
 // Groups whose products with 8-bit codes may be added up as integers.
 inline constexpr std::size_t kPanelGroups = 24;
 
-// Memory for weights that are about to be packed, which a thread of its own has the kernel clear
-// meanwhile. On a virtual machine, whose host must find every page first, that takes longer than
-// packing. Matrices made next lie there, as far as it reaches, and keep it.
+// Memory for weights that are about to be packed, which a thread of its own prefaults. On a virtual
+// machine, whose host must find every page first, that takes longer than packing. Matrices made
+// next lie there, as far as it reaches, and keep it; what they leave is given back at the end.
 class WeightMemory {
  public:
   explicit WeightMemory(std::size_t bytes);
@@ -60,7 +60,7 @@ class WeightMemory {
  private:
   std::shared_ptr<std::byte> memory_;
   std::atomic<bool> is_done_ = false;
-  std::thread clearing_;
+  std::thread prefaulting_;
 };
 
 // A matrix of (outputs, inputs). float16, bfloat16 and float32 tiles hold [input][column], int4

@@ -112,35 +112,3 @@ def test_tokenizer_larger_than_the_embedding_is_refused(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "model", {"tokenizer.json": _tokenizer_json(5)})
     with pytest.raises(ModelFormatError, match="has 5 tokens, but the embedding has 4 rows"):
         open_checkpoint(folder).tokenizer()
-
-
-@pytest.mark.parametrize("is_folder", [False, True])
-def test_pieces_of_a_weight_are_its_rows(
-    is_folder: bool, tmp_path: Path, smollm2_path: Path
-) -> None:
-    path = write_folder(tmp_path / "model") if is_folder else smollm2_path
-    checkpoint = open_checkpoint(path)
-    counts = {}
-    for weight in weights_of(checkpoint.spec):
-        if weight.layer not in (None, 0):
-            continue
-        pieces, whole = list(checkpoint.pieces(weight)), checkpoint.weight(weight)
-        counts[weight.role] = len(pieces)
-        assert {piece.format for piece in pieces} == {whole.format}
-        assert sum(piece.shape[0] for piece in pieces) == whole.shape[0] == weight.shape[0]
-        assert all(piece.data.size <= 1 << 20 for piece in pieces)
-        assert b"".join(piece.data.tobytes() for piece in pieces) == whole.data.tobytes()
-    assert is_folder or counts["embedding"] > 20
-    assert counts["query"] == 1
-
-
-def test_pieces_of_a_file_that_was_cut_are_an_error(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "model")
-    checkpoint = open_checkpoint(folder)
-    embedding = next(iter(weights_of(checkpoint.spec)))
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:400])
-    with pytest.raises(ModelFormatError, match="the file was cut after it was opened"):
-        list(checkpoint.pieces(embedding))
-    with pytest.raises(ModelFormatError, match=r"the model has no Weight\(role='head'"):
-        list(checkpoint.pieces(Weight("head", None, "weight", (4, 32))))

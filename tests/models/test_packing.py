@@ -1,6 +1,5 @@
 """Weights in the core's layouts hold the numbers of the file."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -30,13 +29,7 @@ def pack(tensor: StoredTensor, weights: str, **options: object) -> np.ndarray:
     def weight(wanted: Weight) -> StoredTensor:
         return tensor
 
-    def pieces(wanted: Weight) -> Iterator[StoredTensor]:
-        rows = tensor.data.reshape(tensor.shape[0], -1)
-        for first in range(0, tensor.shape[0], 3):
-            part = rows[first : first + 3]
-            yield StoredTensor(tensor.format, (len(part), tensor.shape[1]), part.reshape(-1))
-
-    checkpoint = SimpleNamespace(spec=_SPEC, weight=weight, pieces=pieces)
+    checkpoint = SimpleNamespace(spec=_SPEC, weight=weight)
     with ThreadPoolExecutor(1) as pool:
         packer = Packer(checkpoint, weights, pool)
         (matrix,) = packer.matrices(None, ("embedding",), **options)()

@@ -1,6 +1,6 @@
 """The interpreters under comparison, by name."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -43,10 +43,6 @@ class WithSpec:
     def weight(self, weight: Weight) -> StoredTensor:
         """Read one weight."""
         return self._checkpoint.weight(weight)
-
-    def pieces(self, weight: Weight) -> Iterator[StoredTensor]:
-        """Read one weight some rows at a time."""
-        return self._checkpoint.pieces(weight)
 
     def tokenizer(self) -> "Tokenizer | None":
         """None."""

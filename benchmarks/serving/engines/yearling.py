@@ -15,6 +15,7 @@ for name in (
     "yearling.models.chat_format",
     "yearling.models.chat_template",
     "yearling.models.checkpoint.fallback_checkpoint",
+    "yearling.models.checkpoint.folder_checkpoint",
     "yearling.models.checkpoint.gguf_checkpoint",
     "yearling.models.families.llama",
     "yearling.models.store",

@@ -1,12 +1,9 @@
 """How much memory this process may still take, and keeping what it has."""
 
 import ctypes
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["available_bytes", "collector_paused", "keep_freed_memory"]
+__all__ = ["available_bytes", "keep_freed_memory"]
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # mallopt's numbers of the settings
 _MOST_BYTES = (1 << 31) - 1
@@ -27,21 +24,6 @@ def available_bytes() -> int:
     except (OSError, ValueError):  # no container, or "max"
         return available
     return max(0, min(available, room))
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """Make many objects that stay, without the cyclic collector walking all of them meanwhile.
-
-    It would start whenever a quarter more are there, so a vocabulary is walked several times.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def keep_freed_memory() -> None:

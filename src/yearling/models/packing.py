@@ -1,9 +1,8 @@
 """Weights of a checkpoint in the native core's layouts."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -132,55 +131,36 @@ class Packer:
     def _pack(
         self, wanted: Sequence[Weight], kind: WeightKind, change: Change | None
     ) -> list[_native.Linear]:
-        matrices = [self._read(weight, kind, change) for weight in wanted]
-        is_one = len({matrix.kind for matrix in matrices}) == 1
-        groups = [matrices] if is_one else [[matrix] for matrix in matrices]
-        return [_pack_rows(group) for group in groups]
-
-    def _read(self, weight: Weight, kind: WeightKind, change: Change | None) -> "_Matrix":
-        if change is None:
-            pieces = self._checkpoint.pieces(weight)
-            first = next(pieces)
-            if first.format in _EXACT_KINDS:
-                kept = _EXACT_KINDS[first.format] if kind == "auto" else kind
-                return _Matrix(weight.shape, kept, chain([first], pieces))
-        whole = self._checkpoint.weight(weight)
+        tensors = [self._checkpoint.weight(weight) for weight in wanted]
         if kind == "auto":  # any other kind starts from the exact numbers
-            whole = to_core_format(whole)  # all of it, or nothing
-        kept = _EXACT_KINDS.get(whole.format, "float16") if kind == "auto" else kind
+            tensors = [to_core_format(tensor) for tensor in tensors]
         if change is not None:
-            whole = _of_floats(change(to_float32(whole)))
-            kept = "float16" if kind == "auto" and kept != "float32" else kept
-        return _Matrix(whole.shape, kept, [whole])
+            kind = "float16" if kind == "auto" and tensors[0].format != "F32" else kind
+            tensors = [_changed(tensor, change) for tensor in tensors]
+        kinds = [_EXACT_KINDS.get(t.format, "float16") if kind == "auto" else kind for t in tensors]
+        is_one = len(set(kinds)) == 1
+        groups = [tensors] if is_one else [[tensor] for tensor in tensors]
+        return [_pack_rows(group, kind) for group, kind in zip(groups, kinds, strict=False)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Matrix:
-    """A matrix on its way into the core: its pieces lie one below the other."""
-
-    shape: tuple[int, ...]
-    kind: str
-    pieces: Iterable[StoredTensor]
-
-
-def _of_floats(values: ops.FloatArray) -> StoredTensor:
-    values = np.ascontiguousarray(values, np.float32)
+def _changed(tensor: StoredTensor, change: Change) -> StoredTensor:
+    values = np.ascontiguousarray(change(to_float32(tensor)), np.float32)
     return StoredTensor("F32", values.shape, values.view(np.uint8).reshape(-1))
 
 
-def _pack_rows(matrices: Sequence[_Matrix]) -> _native.Linear:
-    kind = matrices[0].kind
-    outputs, inputs = sum(matrix.shape[0] for matrix in matrices), matrices[0].shape[1]
+def _pack_rows(tensors: Sequence[StoredTensor], kind: str) -> _native.Linear:
+    outputs, inputs = sum(tensor.shape[0] for tensor in tensors), tensors[0].shape[1]
     packed = _native.Linear(kind, outputs, inputs)
     first = 0
-    for piece in chain.from_iterable(matrix.pieces for matrix in matrices):
-        keeps_codes = _EXACT_KINDS.get(piece.format) == kind
-        is_plain = piece.format in ("F32", "F16", "BF16")
+    for tensor in tensors:
+        keeps_codes = _EXACT_KINDS.get(tensor.format) == kind
+        is_plain = tensor.format in ("F32", "F16", "BF16")
         if not keeps_codes and not (is_plain and kind != "bfloat16"):
-            piece = _of_floats(to_float32(piece))
+            values = np.ascontiguousarray(to_float32(tensor), np.float32)
+            tensor = StoredTensor("F32", tensor.shape, values.view(np.uint8).reshape(-1))
         try:
-            packed.pack(first, piece.shape[0], piece.format, piece.data.reshape(-1))
+            packed.pack(first, tensor.shape[0], tensor.format, tensor.data.reshape(-1))
         except ValueError as error:
-            raise ModelFormatError(f"a matrix of shape ({outputs}, {inputs}): {error}") from error
-        first += piece.shape[0]
+            raise ModelFormatError(f"a matrix of shape {tensor.shape}: {error}") from error
+        first += tensor.shape[0]
     return packed

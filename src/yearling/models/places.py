@@ -42,11 +42,6 @@ class Place:
     is_transposed: bool = False
     value: Literal["same", "plus_one", "minus_exponential"] = "same"
 
-    @property
-    def is_canonical(self) -> bool:
-        """Whether the stored tensor is the weight as it is."""
-        return self.rows is None and not self.is_transposed and self.value == "same"
-
 
 def hugging_face_places(spec: ModelSpec, names: Mapping[Role, WeightName]) -> dict[Weight, Place]:
     """Say where a Hugging Face checkpoint keeps each weight of a spec.

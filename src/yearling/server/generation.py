@@ -56,12 +56,7 @@ class Admission:
             CapacityError: the queue is full.
         """
         tokens = sum(request.num_prompt_tokens for request in requests)
-        is_full = (
-            self.num_requests + len(requests) > self._limits.open_requests
-            or self.num_prompt_tokens + tokens > self._limits.open_prompt_tokens
-        )
-        if is_full and self.num_requests > 0:
-            raise self._refusal()
+        self._check_room(len(requests), tokens)
         self.num_requests += len(requests)
         self.num_prompt_tokens += tokens
 
@@ -71,19 +66,23 @@ class Admission:
         self.num_prompt_tokens -= sum(request.num_prompt_tokens for request in requests)
 
     def check_open(self) -> None:
-        """Refuse at once what `enter` would refuse whatever it is, so that refusals stay cheap.
+        """Refuse what `enter` would refuse however small it is, before anything is done for it.
 
         Raises:
-            CapacityError: not one more request fits.
+            CapacityError: the queue is full.
         """
-        if self.num_requests >= self._limits.open_requests:
-            raise self._refusal()
+        self._check_room(1, 1)
 
-    def _refusal(self) -> CapacityError:
-        return CapacityError(
-            f"The queue is full: {self.num_requests} requests with {self.num_prompt_tokens} "
-            "prompt tokens are running or waiting. Try again in a moment."
+    def _check_room(self, num_requests: int, num_prompt_tokens: int) -> None:
+        is_full = (
+            self.num_requests + num_requests > self._limits.open_requests
+            or self.num_prompt_tokens + num_prompt_tokens > self._limits.open_prompt_tokens
         )
+        if is_full and self.num_requests > 0:
+            raise CapacityError(
+                f"The queue is full: {self.num_requests} requests with {self.num_prompt_tokens} "
+                "prompt tokens are running or waiting. Try again in a moment."
+            )
 
 
 class Generation:

@@ -31,7 +31,7 @@ from yearling.serving.model import (
     load_executor,
     load_model,
     new_engine,
-    room_for_weights,
+    quick_load,
 )
 from yearling.serving.request import (
     EmbeddingRequest,
@@ -118,7 +118,7 @@ class LLM:
         from yearling.models.store import ensure
 
         how = _options(executor=executor, weights=weights, **options)
-        with ExitStack() as opened, room_for_weights(ensure(str(path)), how):
+        with ExitStack() as opened, quick_load(ensure(str(path)), how):
             self._model = load_model(path, how)
             opened.callback(self._model.checkpoint.close)
             self._executor = load_executor(self._model)

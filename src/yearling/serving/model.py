@@ -1,5 +1,6 @@
 """Opening a model by name or path, and building the engine that runs it."""
 
+import gc
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -34,7 +35,7 @@ __all__ = [
     "load_executor",
     "load_model",
     "new_engine",
-    "room_for_weights",
+    "quick_load",
 ]
 
 _log = logging.getLogger(__name__)
@@ -307,27 +308,36 @@ def _has_same_tokens(draft: LoadedModel, model: LoadedModel) -> bool:
 
 
 @contextmanager
-def room_for_weights(path: Path, options: ModelOptions) -> Iterator[None]:
-    """Have memory for a file's weights made ready while its tokenizer is read.
+def quick_load(path: Path, options: ModelOptions) -> Iterator[None]:
+    """Load a model in here: memory for its weights is prefaulted, the cyclic collector sleeps.
+
+    A vocabulary has so many objects that the collector would walk all of them several times.
 
     Args:
-        path: GGUF file, or a folder, of which nobody knows yet how large it will be.
+        path: GGUF file or Hugging Face folder; memory is prefaulted for a file whose numbers keep
+            their size.
         options: How the model will be run.
     """
+    from yearling.core.memory import available_bytes
     from yearling.kernels import _native
 
     is_kept = options.executor in ("auto", "native") and options.weights == "auto"
-    memory = _native.WeightMemory(path.stat().st_size) if is_kept and path.is_file() else None
+    room = path.stat().st_size if is_kept and path.is_file() else 0
+    memory = _native.WeightMemory(min(room, available_bytes() // 2)) if room else None
+    was_collecting = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
+        if was_collecting:
+            gc.enable()
         del memory  # from here on the packed matrices alone keep it
 
 
 def build_engine(path: str, options: Mapping[str, Any]) -> Engine | EncoderEngine:
     """Open a model, load its weights and build its engine: what a worker process does first."""
     how = ModelOptions.model_validate(options)
-    with room_for_weights(Path(path), how):
+    with quick_load(Path(path), how):
         model = _load(path, how)
         engine = new_engine(model, load_executor(model))
     model.checkpoint.close()

@@ -1,6 +1,5 @@
 """What every opened model shows, whatever its files look like."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -39,16 +38,6 @@ class Checkpoint(Protocol):
         Raises:
             ModelFormatError: the spec has no such weight, or the file is shorter than its header
                 says.
-        """
-        ...
-
-    def pieces(self, weight: Weight) -> Iterator[StoredTensor]:
-        """Read one weight some rows at a time, one below the other, so that memory stays small.
-
-        A weight that lies in the file in another form than the canonical one comes whole.
-
-        Raises:
-            ModelFormatError: as of `weight`.
         """
         ...
 

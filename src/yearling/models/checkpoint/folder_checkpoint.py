@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from yearling.core.errors import ModelFormatError
 from yearling.models.checkpoint.agreement import check_tensors
 from yearling.models.checkpoint.folder_texts import FolderTexts, read_settings
-from yearling.models.checkpoint.placed_weights import PlacedWeights
+from yearling.models.checkpoint.formats import StoredTensor
 from yearling.models.checkpoint.safetensors import SafetensorsFiles
 from yearling.models.checkpoint.sentence_encoder import with_sentence_settings
 from yearling.models.families import family_of_model_type
-from yearling.models.places import Place, hugging_face_places
+from yearling.models.places import Place, hugging_face_places, take_weight
 from yearling.models.weights import Weight
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["FolderCheckpoint"]
 
 
-class FolderCheckpoint(PlacedWeights):
+class FolderCheckpoint:
     """An opened Hugging Face folder; the attributes are those of `Checkpoint`."""
 
     def __init__(self, path: Path) -> None:
@@ -37,8 +37,8 @@ class FolderCheckpoint(PlacedWeights):
         config = read_settings(path / "config.json")
         self.family = family_of_model_type(config.text("model_type"))
         self.spec = with_sentence_settings(self.family.spec_from_config(config), path)
-        self._file = SafetensorsFiles(path)
-        found = {name: place.shape for name, place in self._file.tensors.items()}
+        self._files = SafetensorsFiles(path)
+        found = {name: place.shape for name, place in self._files.tensors.items()}
         self._places = self._find_places(found)
         wanted = {place.name: place.shape for place in self._places.values()}
         # A tied head is a copy that some writers keep.
@@ -47,6 +47,17 @@ class FolderCheckpoint(PlacedWeights):
         check_tensors(str(path), wanted, found, (*self.family.ignored, *tied))
         self._texts = FolderTexts(path, self.spec.vocabulary)
         self.eos_token_ids = self._texts.eos_token_ids(config)
+
+    def weight(self, weight: Weight) -> StoredTensor:
+        """Read one weight in canonical form.
+
+        Raises:
+            ModelFormatError: no such weight, or its file has been cut since it was opened.
+        """
+        if weight not in self._places:
+            raise ModelFormatError(f"{self.path}: the model has no {weight}.")
+        place = self._places[weight]
+        return take_weight(self._files.tensor(place.name), place, weight)
 
     def tokenizer(self) -> "Tokenizer | None":
         """The tokenizer of tokenizer.json or of an older file; None when there is none.
@@ -64,6 +75,10 @@ class FolderCheckpoint(PlacedWeights):
             TemplateError: it is refused.
         """
         return self._texts.chat_template()
+
+    def close(self) -> None:
+        """Close all files; harmless to repeat."""
+        self._files.close()
 
     def _find_places(self, found: Mapping[str, tuple[int, ...]]) -> dict[Weight, Place]:
         """Name the weights as this folder does: some leave out how a family's names begin."""

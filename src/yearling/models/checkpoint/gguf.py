@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from yearling.core.errors import ModelFormatError
-from yearling.kernels import _native
 from yearling.models.checkpoint.formats import BLOCK_FORMATS, StoredTensor
 from yearling.models.checkpoint.source import SourceFile, TensorLocation
 
@@ -106,20 +105,9 @@ class GgufFile:
         Raises:
             ModelFormatError: no such tensor, or the file has been cut since it was opened.
         """
-        return self._source.read_tensor(name, self._location(name))
-
-    def pieces(self, name: str) -> Iterator[StoredTensor]:
-        """Read one tensor some rows at a time; safe to call from several threads.
-
-        Raises:
-            ModelFormatError: as of `tensor`.
-        """
-        return self._source.read_pieces(name, self._location(name))
-
-    def _location(self, name: str) -> TensorLocation:
         if name not in self.tensors:
             raise ModelFormatError(f"{self.path}: holds no tensor {name}.")
-        return self.tensors[name]
+        return self._source.read_tensor(name, self.tensors[name])
 
     def close(self) -> None:
         """Close the file; harmless to repeat."""
@@ -162,11 +150,16 @@ class GgufMetadata(Mapping[str, Any]):
         return value.count if isinstance(value, _Array) else None
 
     def _strings(self, key: str, array: _Array) -> list[str]:
-        strings, offset = _native.read_strings(self._header, array.start, array.count)
-        if len(strings) < array.count:
+        header, offset, strings = self._header, array.start, []
+        try:
+            for _ in range(array.count):
+                (length,) = _U64.unpack_from(header, offset)
+                offset += 8 + length
+                strings.append(header[offset - length : offset].decode())
+        except UnicodeDecodeError as error:
             raise ModelFormatError(
-                f"{self._path}: {key}[{len(strings)}] at offset {offset} is not UTF-8."
-            )
+                f"{self._path}: {key}[{len(strings)}] at offset {offset - length} is not UTF-8."
+            ) from error
         return strings
 
 
@@ -239,23 +232,20 @@ class _Header:
         return _Array(item_type, count, start, self.offset)
 
     def _skip_strings(self, count: int, what: str) -> None:
-        index = 0
-        while True:
-            # Steps over what is in memory; then one that is not, or is too long, comes here.
-            skipped, self.offset = _native.skip_strings(
-                self.data, self.offset, count - index, _MAX_STRING_BYTES
-            )
-            index += skipped
-            if index == count:
-                break
-            length = self.number(_U64, f"length of {what}[{index}]")
+        # The one hot loop of opening a file: 98,000 turns for SmolLM2, 15 ms.
+        unpack, data, offset, ready = _U64.unpack_from, self.data, self.offset, len(self.data)
+        for index in range(count):
+            if offset + 8 > ready:
+                self.offset = offset
+                self._reach(8, f"length of {what}[{index}]")
+                data, ready = self.data, len(self.data)
+            (length,) = unpack(data, offset)
             if length > _MAX_STRING_BYTES:
                 raise self.error(
-                    f"length of {what}[{index}] is {length}, above {_MAX_STRING_BYTES}",
-                    self.offset - 8,
+                    f"length of {what}[{index}] is {length}, above {_MAX_STRING_BYTES}", offset
                 )
-            self.offset += length
-            index += 1
+            offset += 8 + length
+        self.offset = offset
         self._reach(0, f"the end of {what}")
 
     def _reach(self, num_bytes: int, what: str) -> int:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from yearling.core.errors import ModelFormatError
 from yearling.models.checkpoint.agreement import check_tensors, check_vocabulary
+from yearling.models.checkpoint.formats import StoredTensor
 from yearling.models.checkpoint.gguf import GgufFile
-from yearling.models.checkpoint.placed_weights import PlacedWeights
 from yearling.models.families import families, family_of_architecture
 from yearling.models.fields import Fields
-from yearling.models.places import gguf_places
+from yearling.models.places import gguf_places, take_weight
+from yearling.models.weights import Weight
 
 if TYPE_CHECKING:
     from yearling.models.chat_template import ChatTemplate
@@ -19,10 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["GgufCheckpoint"]
 
 
-class GgufCheckpoint(PlacedWeights):
+class GgufCheckpoint:
     """An opened GGUF file; the attributes are those of `Checkpoint`."""
-
-    _file: GgufFile
 
     def __init__(self, path: Path) -> None:
         """Open the file and check its tensors against its settings.
@@ -48,6 +47,17 @@ class GgufCheckpoint(PlacedWeights):
         tokens = self._file.metadata.count("tokenizer.ggml.tokens") or 0
         check_vocabulary(str(path), tokens, self.spec.vocabulary)
 
+    def weight(self, weight: Weight) -> StoredTensor:
+        """Read one weight in canonical form, with rows in Hugging Face's order.
+
+        Raises:
+            ModelFormatError: no such weight, or the file has been cut since it was opened.
+        """
+        if weight not in self._places:
+            raise ModelFormatError(f"{self.path}: the model has no {weight}.")
+        place = self._places[weight]
+        return take_weight(self._file.tensor(place.name), place, weight)
+
     def tokenizer(self) -> "Tokenizer | None":
         """The tokenizer in the metadata, or None.
 
@@ -72,6 +82,10 @@ class GgufCheckpoint(PlacedWeights):
         if self._tokenizer is None:
             raise ModelFormatError(f"{self.path}: has a chat template, but no tokenizer.")
         return ChatTemplate(source, self._tokenizer)
+
+    def close(self) -> None:
+        """Close the file; harmless to repeat."""
+        self._file.close()
 
     @cached_property
     def _tokenizer(self) -> "Tokenizer | None":

@@ -7,7 +7,7 @@ Source: the safetensors format description, https://github.com/huggingface/safet
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -87,20 +87,9 @@ class SafetensorsFiles:
         Raises:
             ModelFormatError: no such tensor, its type is not read, or its file has been cut.
         """
-        return self._source(name).read_tensor(name, self.tensors[name])
-
-    def pieces(self, name: str) -> Iterator[StoredTensor]:
-        """Read one tensor some rows at a time; safe to call from several threads.
-
-        Raises:
-            ModelFormatError: as of `tensor`.
-        """
-        return self._source(name).read_pieces(name, self.tensors[name])
-
-    def _source(self, name: str) -> SourceFile:
         if name not in self.tensors:
             raise ModelFormatError(f"{self.folder}: holds no tensor {name}.")
-        return self._sources[self._shard_of[name]]
+        return self._sources[self._shard_of[name]].read_tensor(name, self.tensors[name])
 
     def close(self) -> None:
         """Close all files; harmless to repeat."""

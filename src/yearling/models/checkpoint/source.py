@@ -8,7 +8,6 @@ known to lie inside the file.
 import os
 import stat
 import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +18,6 @@ from yearling.core.errors import ModelFormatError, ModelNotFoundError
 from yearling.models.checkpoint.formats import BLOCK_FORMATS, StoredTensor
 
 __all__ = ["SourceFile", "TensorLocation"]
-
-
-# Memory that has just been used is faster than fresh memory, most of all on a virtual machine.
-_PIECE_BYTES = 1 << 20
-_PIECE_ROWS = 16  # at least, and a multiple of it: rows that are packed together
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,32 +90,13 @@ class SourceFile:
         Raises:
             ModelFormatError: its type is not read, or the file has been cut since.
         """
-        self._check_format(name, location)
-        data = self.read(location.offset, location.num_bytes, f"tensor {name}")
-        return StoredTensor(location.format, location.shape, data)
-
-    def read_pieces(self, name: str, location: TensorLocation) -> Iterator[StoredTensor]:
-        """Read one tensor of at least one row, about a mebibyte of whole rows at a time.
-
-        Raises:
-            ModelFormatError: as of `read_tensor`.
-        """
-        self._check_format(name, location)
-        num_rows, *inner = location.shape
-        row_bytes = location.num_bytes // num_rows
-        step = max(_PIECE_BYTES // row_bytes // _PIECE_ROWS, 1) * _PIECE_ROWS
-        for first in range(0, num_rows, step):
-            count = min(step, num_rows - first)
-            start = location.offset + first * row_bytes
-            data = self.read(start, count * row_bytes, f"tensor {name}")
-            yield StoredTensor(location.format, (count, *inner), data)
-
-    def _check_format(self, name: str, location: TensorLocation) -> None:
         if location.format not in BLOCK_FORMATS:
             raise ModelFormatError(
                 f"{self.path}: tensor {name} is of type {location.format}, which is not read; "
                 f"types read are {', '.join(BLOCK_FORMATS)}."
             )
+        data = self.read(location.offset, location.num_bytes, f"tensor {name}")
+        return StoredTensor(location.format, location.shape, data)
 
     def _fill(self, view: memoryview, offset: int, what: str) -> None:
         done = 0
