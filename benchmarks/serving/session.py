@@ -16,6 +16,7 @@ __all__ = ["MeasuredEngine", "Progress", "Session", "alternate", "measure"]
 Progress = Callable[[str], None]
 
 _WARM_UP_REPEAT = -1
+_LEAST_LOADS = 5  # of a run with more than one round: they take seconds, and differ by half
 
 
 class MeasuredEngine(Protocol):
@@ -60,22 +61,23 @@ def measure(
     watch: BusyWatch,
     progress: Progress,
 ) -> Session:
-    """Start every engine `repeats` times for its load time, then run the rounds.
+    """Start every engine `repeats` times, or five, for its load time, then run the rounds.
 
     Raises:
         BenchmarkError: an engine cannot be measured.
     """
     loads: dict[str, list[float]] = defaultdict(list)
     timed = [command for command in commands if command.gives("load_seconds")]
-    for repeat in range(1, repeats):
+    num_loads = max(repeats, _LEAST_LOADS) if repeats > 1 else repeats
+    for repeat in range(1, num_loads):
         for command in timed:
-            progress(f"load {repeat}/{repeats}: {command.name}")
+            progress(f"load {repeat}/{num_loads}: {command.name}")
             with EngineProcess(command) as engine:
                 loads[engine.name].append(engine.load_seconds)
     with ExitStack() as stack:
         running: list[EngineProcess] = []
         for command in commands:
-            progress(f"load {repeats}/{repeats}: {command.name}")
+            progress(f"load {num_loads}/{num_loads}: {command.name}")
             running.append(stack.enter_context(EngineProcess(command)))
         samples = alternate(running, workload, repeats=repeats, watch=watch, progress=progress)
     for engine in running:

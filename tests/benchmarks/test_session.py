@@ -95,7 +95,8 @@ def test_measure_gives_medians_of_every_metric_for_real_processes() -> None:
         progress=lambda text: None,
     )
     assert session.descriptions == {"ours": "fake slow-0.04", "theirs": "fake slow-0.001"}
-    assert session.summaries["ours"]["load_seconds"].count == 2
+    assert session.summaries["ours"]["load_seconds"].count == 5
+    assert session.summaries["ours"]["decode_32"].count == 2
     assert session.summaries["ours"]["decode_32"].median < 32 * 8 / 0.04
     for metric in ("decode_1", "prefill_1000"):
         ours, theirs = (session.summaries[name][metric].median for name in ("ours", "theirs"))
