@@ -20,8 +20,9 @@ PATH="$PWD/.venv/bin:$PATH" \
 
 # Python itself is not built with sanitizers, so their library is loaded first; libstdc++ with it,
 # because exceptions are intercepted at start. -S keeps the editable install out of the way.
-# Leaks are Python's own and not looked for.
+# Leaks are Python's own and not looked for; what is too large to allocate fails as it does without.
 preload="$(${CXX:-g++} -print-file-name=libasan.so) $(${CXX:-g++} -print-file-name=libstdc++.so.6)"
 LD_PRELOAD="$preload" PYTHONPATH="$site:$packages" PYTHONMALLOC=malloc \
-    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
+    ASAN_OPTIONS=detect_leaks=0:abort_on_error=1:allocator_may_return_null=1 \
+    UBSAN_OPTIONS=print_stacktrace=1 \
     exec .venv/bin/python -S -m pytest -q -o pythonpath=. -p no:cacheprovider tests/kernels
