@@ -5,9 +5,10 @@
 #   make check-native kernel tests under the address and undefined-behaviour sanitizers
 #   make test-fast    tests without the slow ones; before every commit
 #   make test         all tests
-#   make faults       promises in their long form: a line of each that was kept (3 minutes)
+#   make faults       promises in their long form: a line of each that was kept (8 minutes)
 #   make example      README's tuning example, from a CSV to answers (about 2 minutes)
 #   make docs         the documentation site, in site/
+#   make peers        the engines that benchmarks compare with, in .venv-bench
 #   make bench        speed against llama.cpp, OpenVINO and transformers (BENCH_ARGS="--json FILE")
 #   make wheel        a wheel for machines without a compiler, in dist/
 #   make clean        remove everything that was made
@@ -24,7 +25,7 @@ DEV := .venv/.dev-is-installed
 PEERS := .venv-bench/.peers-are-installed
 SET_UP := PYTHON=$(PYTHON) tools/set_up.sh
 
-.PHONY: serve check check-native test-fast test faults example docs bench wheel clean
+.PHONY: serve check check-native test-fast test faults example docs peers bench wheel clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 
@@ -65,7 +66,9 @@ docs: $(DEV)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 	@echo "The documentation is in site/index.html."
 
-bench: $(MINIMAL) $(PEERS)
+peers: $(PEERS)
+
+bench: $(MINIMAL) peers
 	@$(BIN)/yearling bench serving --peers llama.cpp,openvino,transformers $(BENCH_ARGS)
 
 wheel: $(MINIMAL)

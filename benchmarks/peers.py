@@ -24,7 +24,7 @@ def peer_python() -> Path:
     if not python.exists():
         raise BenchmarkError(
             f"the peers' environment {_ENVIRONMENT} does not exist.\n"
-            "  `make bench` makes it; `--peers none`, where there is such, measures ours alone."
+            "  `make peers` makes it; `--peers none`, where there is such, measures ours alone."
         )
     return python
 

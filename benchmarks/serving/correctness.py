@@ -3,21 +3,19 @@
 Two questions. First, over a real English or Chinese text: perplexity and greedy tokens of the
 engine, run as it serves (scheduler, chunks, paged cache), against transformers in fp32 over the
 same weights, de-quantised by transformers' own GGUF reader. Second, with the real executor: are
-greedy tokens
-equal alone and in a batch of 32, with and without prefix reuse, chunked or not, preempted or not?
-
-Needs torch and transformers, which the package itself never imports.
+greedy tokens equal alone and in a batch of 32, with and without prefix reuse, chunked or not,
+preempted or not?
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.serving.reference_scores import reference_scores
 from benchmarks.serving.workload import Language, text_in
 from yearling.core.errors import EngineError
 from yearling.models.checkpoint import Checkpoint, open_checkpoint
@@ -37,7 +35,6 @@ __all__ = [
     "compare",
     "engine_scores",
     "greedy_identity",
-    "reference_scores",
     "run",
     "text_tokens",
 ]
@@ -201,7 +198,7 @@ def run(
     checkpoint = open_checkpoint(resolve(model))
     tokens = text_tokens(checkpoint, num_tokens, language)
     progress("transformers, fp32")
-    reference = reference_scores(checkpoint.path, tokens)
+    reference = TextScores(*reference_scores(checkpoint.path, tokens))
     agreements = []
     for weights in _LIMITS:
         progress(f"yearling, weights={weights}")
@@ -217,27 +214,6 @@ def text_tokens(checkpoint: Checkpoint, count: int, language: Language = "englis
     assert tokenizer is not None, "the oracle needs a model with a tokenizer"
     text = text_in(language)[: count * 8]
     return tokenizer.encode(text, add_bos=tokenizer.adds_bos)[:count]
-
-
-def reference_scores(path: Path, tokens: Sequence[int]) -> TextScores:
-    """Score a text with transformers in fp32 over the weights it de-quantised itself."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, dtype=torch.float32
-    )
-    model.train(False)
-    with torch.inference_mode():
-        logits = model(torch.tensor([list(tokens)])).logits[0, :-1]
-        following = torch.tensor(list(tokens[1:]))
-        logprobs = torch.cat(  # a few rows at a time: a large vocabulary in float64 is gigabytes
-            [
-                torch.log_softmax(rows.double(), dim=-1).gather(1, targets[:, None])[:, 0]
-                for rows, targets in zip(logits.split(64), following.split(64), strict=True)
-            ]
-        )
-        return TextScores(logprobs.numpy(), logits.argmax(dim=-1).numpy())
 
 
 def engine_scores(checkpoint: Checkpoint, tokens: Sequence[int], weights: Weights) -> TextScores:

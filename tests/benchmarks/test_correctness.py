@@ -1,14 +1,18 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks import peers
+from benchmarks.serving import reference_scores
 from benchmarks.serving.correctness import (
     CorrectnessReport,
     Identity,
     TextScores,
     compare,
 )
+from benchmarks.serving.engine_process import BenchmarkError
 
 
 def scores(logprob: float, greedy: list[int]) -> TextScores:
@@ -47,3 +51,17 @@ def test_report_says_what_was_wrong() -> None:
     assert report.as_text().startswith("ok    weights=auto, 2 tokens: perplexity 20.0855")
     assert report.as_json()["identity"][0]["has_passed"] is False
     assert report.as_json()["has_passed"] is False
+
+
+def test_without_transformers_the_remedy_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(reference_scores, "_NEEDED", ("a_package_that_nobody_wrote",))
+    monkeypatch.setattr(peers, "_ENVIRONMENT", tmp_path)
+    with pytest.raises(BenchmarkError, match="`make peers` makes it"):
+        reference_scores.reference_scores(tmp_path / "model.gguf", [1, 2])
+
+
+def test_a_reference_that_fails_says_why(tmp_path: Path) -> None:
+    with pytest.raises(BenchmarkError, match=r"cannot score .*missing\.gguf"):
+        reference_scores.reference_scores(tmp_path / "missing.gguf", [1, 2])

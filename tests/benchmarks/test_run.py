@@ -54,8 +54,8 @@ def test_missing_peers_name_the_command_that_makes_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(peers, "_ENVIRONMENT", tmp_path / "nowhere")
-    with pytest.raises(BenchmarkError, match="`make bench` makes it"):
+    with pytest.raises(BenchmarkError, match="`make peers` makes it"):
         run.engine_commands(("openvino",), Path("m.gguf"))
-    with pytest.raises(BenchmarkError, match="`make bench` makes it"):
+    with pytest.raises(BenchmarkError, match="`make peers` makes it"):
         peers.make_peer_files(Path("m.gguf"))
     assert len(run.engine_commands((), Path("m.gguf"))) == 1

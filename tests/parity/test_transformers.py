@@ -12,9 +12,9 @@ from benchmarks.serving.correctness import (
     compare,
     engine_scores,
     greedy_identity,
-    reference_scores,
     text_tokens,
 )
+from benchmarks.serving.reference_scores import reference_scores
 from yearling.models.checkpoint import Checkpoint, open_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -34,7 +34,7 @@ def tokens(checkpoint: Checkpoint) -> list[int]:
 
 @pytest.fixture(scope="module")
 def reference(checkpoint: Checkpoint, tokens: list[int]) -> TextScores:
-    return reference_scores(checkpoint.path, tokens)
+    return TextScores(*reference_scores(checkpoint.path, tokens))
 
 
 @pytest.fixture(scope="module")
