@@ -102,6 +102,16 @@ def test_full_queue_says_when_to_come_back() -> None:
         assert json.loads(content)["error"]["type"] == "rate_limit_error"
 
 
+def test_more_answers_than_may_be_open_are_refused_for_good() -> None:
+    """Whoever is told 429 asks again; these would never find room."""
+    with running_server(ServerConfig(port=0, limits=Limits(open_requests=4))) as server:
+        body = BODY | {"prompt": ["a", "b", "c"], "n": 2, "best_of": 2, "max_tokens": 1}
+        status, answer = server.json("/v1/completions", body)
+        assert (status, answer["error"]["param"]) == (400, "n")
+        assert "6 answers at once, and at most 4" in answer["error"]["message"]
+        assert server.json("/v1/completions", body | {"prompt": ["a", "b"]})[0] == 200
+
+
 def test_full_queue_refuses_before_it_looks_at_a_prompt() -> None:
     too_long = "x" * (CONTEXT + 1)
     with _busy_server(Limits(open_requests=1)) as server:

@@ -10,6 +10,7 @@ from tests.server.live import LiveServer, running_server
 from yearling.server.config import ServerConfig
 
 SAID = [{"role": "user", "content": "Hi"}]
+TEXT = {"type": "text", "text": "Hi"}
 CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("/v1/chat/completions", {"messages": SAID, "reasoning_effort": "high"}, ["reasoning_effort"]),
     ("/v1/chat/completions", {"messages": SAID, "mood": 1, "a\r\nb": 2}, ["mood", "a%0D%0Ab"]),
@@ -19,6 +20,16 @@ CASES: list[tuple[str, dict[str, Any], list[str]]] = [
     ("/v1/responses", {"input": "Hi", "include": ["reasoning.encrypted_content"]}, ["include"]),
     ("/tokenize", {"prompt": "x", "mood": 1}, ["mood"]),
     ("/api/chat", {"messages": SAID, "stream": False, "think": True}, ["think"]),
+    (
+        "/v1/chat/completions",
+        {"messages": [SAID[0] | {"content": [TEXT | {"cache_control": {}}, TEXT | {"mood": 1}]}]},
+        ["messages[0].content[0].cache_control", "messages[0].content[1].mood"],
+    ),
+    (
+        "/api/chat",
+        {"messages": SAID, "stream": False, "options": {"num_thread": 1}},
+        ["options.num_thread"],
+    ),
 ]
 
 

@@ -1,13 +1,17 @@
 """Two real models in the memory of one: each is there when it is asked for."""
 
+import json
+import os
+import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.server.live import LiveServer, started
+from tests.server.live import LiveServer, started, wait_until
 
 
 @pytest.fixture
@@ -23,6 +27,21 @@ def workers(live: LiveServer) -> set[int]:
     assert live.process is not None
     children = psutil.Process(live.process.pid).children()
     return {child.pid for child in children if "worker_process" in " ".join(child.cmdline())}
+
+
+def test_a_lost_worker_is_told_so_that_clients_ask_again(live: LiveServer) -> None:
+    completion = {"model": "chat", "prompt": "Count: 1, 2,", "max_tokens": 4000, "ignore_eos": True}
+    with ThreadPoolExecutor() as threads:
+        body = json.dumps(completion).encode()
+        answer = threads.submit(live.request, "POST", "/v1/completions", body)
+        running = b'yearling_running_requests{model="chat"} 1.0'
+        wait_until(lambda: running in live.request("GET", "/metrics")[2], 30, "an answer began")
+        (worker,) = workers(live)
+        os.kill(worker, signal.SIGKILL)
+        status, headers, content = answer.result()
+    assert (status, headers["retry-after"]) == (503, "2")
+    assert json.loads(content)["error"]["code"] == "worker_lost"
+    assert live.json("/v1/completions", completion | {"max_tokens": 2})[0] == 200
 
 
 def test_two_models_take_turns_in_the_memory_of_one(live: LiveServer) -> None:

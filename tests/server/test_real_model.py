@@ -180,6 +180,43 @@ def test_model_does_a_task_with_two_tools(client: openai.OpenAI) -> None:
     assert "42" in (last.choices[0].message.content or "")
 
 
+class _Sum(BaseModel):
+    a: int
+    b: int
+
+
+def test_answers_go_back_as_the_client_keeps_them(client: openai.OpenAI) -> None:
+    """Appended whole, with all that OpenAI's client adds to a message: parsed, or streamed."""
+    asked: dict[str, Any] = {
+        "model": MODEL,
+        "tools": [openai.pydantic_function_tool(_Sum, name="add")],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "temperature": 0,
+    }
+    messages: list[Any] = [{"role": "user", "content": "Add 2 and 3."}]
+    parsed = client.chat.completions.parse(messages=messages, **asked).choices[0].message
+    with client.chat.completions.stream(messages=messages, **asked) as stream:
+        streamed = stream.get_final_completion().choices[0].message
+    for message in (parsed, streamed, parsed.model_dump(), streamed.model_dump()):
+        (call,) = parsed.tool_calls or []
+        result = {"role": "tool", "tool_call_id": call.id, "content": "5"}
+        answer = client.chat.completions.create(
+            model=MODEL, messages=[*messages, message, result], max_tokens=5
+        )
+        assert answer.choices[0].message.content
+
+
+def test_a_call_that_a_stop_cuts_is_not_reported_as_made(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=QUESTION, tools=[PLUS], tool_choice="required", stop=['"b"']
+    ).choices[0]
+    assert answer.finish_reason == "stop"
+    (call,) = answer.message.tool_calls or []
+    with pytest.raises(ValueError, match="Expecting"):
+        json.loads(call.function.arguments)
+
+
 def test_streamed_calls_put_together_are_the_whole_ones(client: openai.OpenAI) -> None:
     arguments: dict[str, Any] = {
         "model": MODEL,

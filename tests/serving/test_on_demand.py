@@ -8,7 +8,7 @@ import pytest
 from driving import make_request, true_answer
 from test_worker import collect, kill, new_worker, until
 
-from yearling.core.errors import CapacityError, ModelFormatError
+from yearling.core.errors import CapacityError, ModelFormatError, WorkerLostError
 from yearling.serving.on_demand import ModelMemory, OnDemandEngine
 from yearling.serving.worker import RestartPolicy
 
@@ -191,8 +191,8 @@ def test_crash_is_told_and_the_model_serves_again() -> None:
         events = one.generate(make_request(PROMPT, max_tokens=500))
         await anext(events)
         kill(one.worker)
-        last = [event async for event in events][-1]
-        assert last.finish_reason == "error"
+        with pytest.raises(WorkerLostError, match="ended while serving"):
+            [event async for event in events]
         await until(lambda: one.worker.state == "failed")  # nothing is loaded for nobody
         assert (await collect(one, make_request(PROMPT))).tokens  # type: ignore[arg-type]
         await one.stop()

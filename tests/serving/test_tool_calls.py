@@ -160,6 +160,24 @@ def test_a_cut_answer_loses_nothing() -> None:
     assert read([head + '{"a": {"b": 1}']) == ("", [("f", '{"a": {"b": 1}')])
 
 
+def test_a_cut_call_is_known_as_such() -> None:
+    head = '<tool_call>\n{"name": "f", "arguments": '
+    whole = head + '{"a": 1}}\n</tool_call>'
+    cases = {
+        "no call": False,
+        whole: False,
+        head + '{"a": 1}}': False,
+        head + '{"a"': True,
+        head: True,
+        whole + "\n<tool_call>\n{": True,
+    }
+    for text, is_cut in cases.items():
+        reader = ToolCallReader()
+        reader.push(text)
+        reader.finish()
+        assert reader.is_cut is is_cut, text
+
+
 def test_keywords_that_cannot_be_kept_bind_strict_tools_alone(guides: Guides) -> None:
     parameters = {"type": "object", "properties": {"x": {"type": "array", "uniqueItems": True}}}
     function = {"name": "f", "parameters": parameters}

@@ -127,15 +127,13 @@ async def test_kill_under_eight_streams_tells_all_and_serves_again() -> None:
         await until(lambda: worker.stats().num_running == 8)
         first_pid, killed = worker.pid, time.monotonic()
         kill(worker)
-        answers = await asyncio.gather(*streams)
+        ends = await asyncio.gather(*streams, return_exceptions=True)
         assert time.monotonic() - killed < 2.0
         assert not worker.is_ready
-        for answer in answers:
-            assert answer.final.finish_reason == "error"
-            assert "ended while serving" in (answer.final.error or "")
-            assert answer.final.usage is not None
-            assert answer.final.usage.completion_tokens == len(answer.tokens) > 0
-        with pytest.raises(EngineError, match="restarting"):
+        for end in ends:
+            assert isinstance(end, WorkerLostError)
+            assert "ended while serving" in str(end)
+        with pytest.raises(WorkerLostError, match="restarting"):
             await collect(worker, make_request([1]))
         await until(lambda: worker.is_ready)
         assert time.monotonic() - killed < 10.0

@@ -3,6 +3,7 @@
 import pytest
 
 from yearling.core.errors import RequestError, UnsupportedError
+from yearling.core.messages import Message, ToolCall
 from yearling.server.limits import Limits
 from yearling.serving.request import OutputEvent, TokenLogprob, Usage
 from yearling.wire.openai.answers import ChatFold, TokenTexts
@@ -62,6 +63,24 @@ def _tool(name: str) -> dict:
     return {"type": "function", "function": {"name": name}}
 
 
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def _said(**fields: object) -> dict:
+    return {"messages": [{"role": "assistant", "content": "x"} | fields]}
+
+
+def test_what_clients_send_back_of_an_answer_is_read() -> None:
+    """OpenAI's client adds what it read, and nulls; streams leave an index in each call."""
+    call = CALL | {"index": 0, "function": CALL["function"] | {"parsed_arguments": {"a": 1}}}
+    nulls = dict.fromkeys(("audio", "function_call", "refusal", "parsed"))
+    answer = {"content": None, "annotations": [], "tool_calls": [call]} | nulls
+    (message,) = parse_chat_request(BODY | _said(**answer), LIMITS).messages
+    assert message == Message("assistant", tool_calls=(ToolCall("1", "f", "{}"),))
+    read = _said(content='{"a": 1}', parsed={"a": 1}, tool_calls=None)
+    assert parse_chat_request(BODY | read, LIMITS).messages[0].text == '{"a": 1}'
+
+
 def _choice(name: str) -> dict:
     return {"type": "function", "function": {"name": name}}
 
@@ -114,6 +133,21 @@ def _choice(name: str) -> dict:
         ({"messages": [{"role": "king", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "x", "mood": 1}]}, "messages[0].mood"),
+        (_said(content=[{"type": "text", "text": "x", "mood": 1}]), "messages[0].content[0].mood"),
+        (_said(name={"a": 1}), "messages[0].name"),
+        (_said(tool_call_id=5), "messages[0].tool_call_id"),
+        (_said(tool_calls=5), "messages[0].tool_calls"),
+        (_said(tool_calls=True), "messages[0].tool_calls"),
+        (_said(tool_calls=[5]), "messages[0].tool_calls[0]"),
+        (_said(tool_calls=[CALL | {"type": "custom"}]), "messages[0].tool_calls[0].type"),
+        (_said(tool_calls=[CALL | {"mood": 1}]), "messages[0].tool_calls[0].mood"),
+        (_said(tool_calls=[{"id": "1", "function": {}}]), "messages[0].tool_calls[0]"),
+        (_said(annotations=[{"type": "url_citation"}]), "messages[0].annotations"),
+        (_said(audio={"id": "a"}), "messages[0].audio"),
+        (_said(refusal="No."), "messages[0].refusal"),
+        (_said(function_call={"name": "f"}), "messages[0].function_call"),
+        ({"tool_choice": "any", "tools": [_tool("a")]}, "tool_choice"),
+        ({"tools": [_tool("a")], "tool_choice": "required", "min_tokens": 2}, "min_tokens"),
         ({"model": ""}, "model"),
         ({"model": 5}, "model"),
         ({"user": "u" * 257}, "user"),

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from yearling.core.errors import CapacityError, EngineError, RequestError, WorkerLostError
+from yearling.core.errors import CapacityError, EngineError, RequestError
 from yearling.serving.async_engine import AsyncEngine
 from yearling.serving.beams import Beam, alternatives_of, beam_search
 from yearling.serving.detokenizer import Pieces, TokenText, text_of
@@ -55,11 +55,6 @@ class BeamEngine:
         }
         self._searches: dict[int, asyncio.Task[_Found]] = {}
         self._waiting: Counter[int] = Counter()
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether requests are taken now."""
-        return self._engine.is_ready
 
     async def generate(self, request: EngineRequest) -> AsyncGenerator[OutputEvent, None]:
         """Yield one event: the whole answer of a request.
@@ -146,8 +141,7 @@ class BeamEngine:
                 if event.parameter is not None:
                     raise RequestError(event.error or "", parameter=event.parameter)
                 if event.finish_reason is not None:
-                    kind = EngineError if self._engine.is_ready else WorkerLostError
-                    raise kind(event.error or "The engine gave this request up.")
+                    raise EngineError(event.error or "The engine gave this request up.")
         raise EngineError("The engine ended this request without a last event.")
 
 

@@ -7,7 +7,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Protocol, Self
 
-from yearling.core.errors import CapacityError, EngineError, RequestError, WorkerLostError
+from yearling.core.errors import CapacityError, EngineError, RequestError
 from yearling.server.errors import HttpError
 from yearling.server.limits import Limits
 from yearling.serving.request import EngineRequest, OutputEvent
@@ -31,11 +31,6 @@ class GenerationObserver(Protocol):
 class Generates(Protocol):
     """What a generation needs of an engine."""
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether requests are taken now."""
-        ...
-
     def generate(self, request: EngineRequest) -> AsyncGenerator[OutputEvent, None]:
         """Yield the events of a request to the final one."""
         ...
@@ -53,8 +48,15 @@ class Admission:
         """Take requests in, all or none; whoever comes alone always gets in.
 
         Raises:
+            RequestError: they are more than may ever be open.
             CapacityError: the queue is full.
         """
+        if len(requests) > self._limits.open_requests:
+            raise RequestError(
+                f"this asks for {len(requests)} answers at once, and at most "
+                f"{self._limits.open_requests} may be open: send fewer prompts, or a smaller n.",
+                parameter="n",
+            )
         tokens = sum(request.num_prompt_tokens for request in requests)
         self._check_room(len(requests), tokens)
         self.num_requests += len(requests)
@@ -118,6 +120,7 @@ class Generation:
         """Admit and start the requests.
 
         Raises:
+            RequestError: they are more than may ever be open.
             CapacityError: the queue is full.
         """
         self._admission.enter(self.requests)
@@ -164,14 +167,10 @@ class Generation:
         if item.finish_reason in ("error", "cancelled"):
             if item.parameter is not None:
                 raise RequestError(item.error or "", parameter=item.parameter)
-            raise self._failure(item)
+            raise EngineError(item.error or "The engine gave this request up.")
         if item.finish_reason is not None:
             self._num_running -= 1
         return index, item
-
-    def _failure(self, event: OutputEvent) -> EngineError:
-        kind = EngineError if self._engine.is_ready else WorkerLostError
-        return kind(event.error or "The engine gave this request up.")
 
     async def _pump(self, index: int, request: EngineRequest) -> None:
         last: OutputEvent | None = None

@@ -4,6 +4,7 @@
 over stands in the answer's `X-Ignored-Params` header, so even then nothing is ignored in silence.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -17,6 +18,7 @@ __all__ = ["ignored_header", "parsed"]
 _Parsed = TypeVar("_Parsed")
 _LONGEST_NAME = 64
 _MOST_IGNORED = 32
+_STEP = re.compile(r"\[\d+\]|[^.\[\]]+")
 
 
 def parsed(
@@ -30,8 +32,8 @@ def parsed(
         parse: Takes the body, and `more`.
 
     Raises:
-        UnsupportedError: a field is not supported, and the server is not lenient, the fault lies
-            within a field, or there are more than 32 such fields.
+        UnsupportedError: a field is not supported, and the server is not lenient, or there are
+            more than 32 such fields.
         RequestError: a field is wrong.
     """
     ignored: list[str] = []
@@ -41,14 +43,32 @@ def parsed(
         except UnsupportedError as error:
             name = error.parameter
             is_lenient = request.app.state.service.config.is_lenient
-            is_known = name is not None and name in body
-            if not is_lenient or not is_known or len(ignored) == _MOST_IGNORED:
+            rest = None if name is None or not is_lenient else _without(body, name)
+            if rest is None or len(ignored) == _MOST_IGNORED:
                 raise
-            body = {key: value for key, value in body.items() if key != name}
+            body = rest
             ignored.append(str(name))
         else:
             request.state.ignored = ignored
             return found
+
+
+def _without(body: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """A body without a field, which may lie deep as in `messages[0].mood`; None: it has none."""
+    if name in body:
+        return {key: value for key, value in body.items() if key != name}
+    steps = [int(step[1:-1]) if step[0] == "[" else step for step in _STEP.findall(name)]
+    changed = dict(body)
+    part: Any = changed
+    try:
+        last = steps.pop()
+        for step in steps:
+            part[step] = part[step].copy()
+            part = part[step]
+        del part[last]
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return None
+    return changed if isinstance(part, dict) else None
 
 
 def ignored_header(names: list[str]) -> str:
@@ -57,4 +77,4 @@ def ignored_header(names: list[str]) -> str:
     >>> ignored_header(["mood", "a\r\nb"])
     'mood, a%0D%0Ab'
     """
-    return ", ".join(quote(name, safe="")[:_LONGEST_NAME] for name in names)
+    return ", ".join(quote(name, safe="[]")[:_LONGEST_NAME] for name in names)

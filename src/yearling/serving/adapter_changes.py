@@ -5,7 +5,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from yearling.core.errors import EngineError
+from yearling.core.errors import YearlingError
 from yearling.serving.messages import AdapterChanged, Command
 
 __all__ = ["AdapterChanges"]
@@ -50,12 +50,12 @@ class AdapterChanges:
         else:
             answer.set_exception(report.error.to_error())
 
-    def fail_all(self, error: str) -> None:
+    def fail_all(self, error: YearlingError) -> None:
         """No answer will come any more."""
         while self._waiting:
             answer = self._waiting.popleft()
             if not answer.done():
-                answer.set_exception(EngineError(error))
+                answer.set_exception(error)
 
 
 def _log_failure(answer: asyncio.Future[None]) -> None:

@@ -163,7 +163,7 @@ class LocalEngine:
         await self._streams.drain(drain_seconds)
         self._channel.command(Stop())
         await asyncio.to_thread(self._thread.join)
-        self._changes.fail_all("the engine was stopped")
+        self._changes.fail_all(EngineError("the engine was stopped"))
         self._thread = None
         self.state = "stopped"
 
@@ -187,8 +187,9 @@ class LocalEngine:
             self._streams.deliver(report.events)
             if self._engine.error is not None and self.state == "ready":
                 self.state = "failed"
-                self._streams.fail_all(self._engine.error)
-                self._changes.fail_all(self._engine.error)
+                broken = EngineError(self._engine.error)
+                self._streams.fail_all(broken)
+                self._changes.fail_all(broken)
 
 
 class _ThreadChannel:

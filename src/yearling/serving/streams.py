@@ -8,7 +8,7 @@ from contextlib import suppress
 from yearling.core.errors import RequestError, YearlingError
 from yearling.serving.admission import AdmissionLimits
 from yearling.serving.messages import Cancel, Command, admission_command
-from yearling.serving.request import EngineRequest, OutputEvent, Usage
+from yearling.serving.request import EngineRequest, OutputEvent
 
 __all__ = ["StreamTable"]
 
@@ -20,9 +20,7 @@ class _Stream:
     slow its reader is, and nobody else waits for them to be read.
     """
 
-    def __init__(self, request: EngineRequest) -> None:
-        self.request = request
-        self.num_tokens = 0
+    def __init__(self) -> None:
         self._items: deque[OutputEvent | YearlingError] = deque()
         self._has_items = asyncio.Event()
 
@@ -87,29 +85,21 @@ class StreamTable:
             stream = self._streams.get(event.request_id)
             if stream is None:
                 continue
-            stream.num_tokens += len(event.tokens)
             stream.put(event)
             if event.finish_reason is not None:
                 self._close(event.request_id)
 
     def refuse(self, request_id: str, error: YearlingError) -> None:
-        """End a stream whose request the engine did not admit."""
+        """End a stream with an error, such as that the engine did not admit its request."""
         stream = self._streams.get(request_id)
         if stream is not None:
             stream.put(error)
             self._close(request_id)
 
-    def fail_all(self, error: str) -> None:
-        """Give every open stream a final event with this error."""
-        self.deliver(
-            OutputEvent(
-                request_id,
-                finish_reason="error",
-                usage=Usage(stream.request.num_prompt_tokens, stream.num_tokens),
-                error=error,
-            )
-            for request_id, stream in list(self._streams.items())
-        )
+    def fail_all(self, error: YearlingError) -> None:
+        """End every open stream with this error, behind what it has not read yet."""
+        for request_id in list(self._streams):
+            self.refuse(request_id, error)
 
     async def drain(self, seconds: float) -> None:
         """Wait until every open stream has had its final event, but no longer than this."""
@@ -119,7 +109,7 @@ class StreamTable:
     def _open(self, request: EngineRequest) -> _Stream:
         if request.request_id in self._streams:
             raise RequestError(f"request id {request.request_id!r} is already running.")
-        stream = self._streams[request.request_id] = _Stream(request)
+        stream = self._streams[request.request_id] = _Stream()
         self._is_empty.clear()
         return stream
 

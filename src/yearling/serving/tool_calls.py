@@ -93,10 +93,12 @@ class ToolCallReader:
 
     Attributes:
         num_calls: Calls found so far.
+        is_cut: Whether the answer ended within a call; known behind `finish`.
     """
 
     def __init__(self) -> None:
         self.num_calls = 0
+        self.is_cut = False
         self._held = ""
         self._sent = ""  # of the arguments of the call that is open
         self._state: Literal["text", "head", "arguments"] = "text"
@@ -113,11 +115,13 @@ class ToolCallReader:
     def finish(self) -> list[CallPiece]:
         """Give what was held back when the answer ended: a cut call's rest among it."""
         held, self._held = self._held, ""
+        is_whole = self._state == "arguments" and _is_whole(self._sent)
+        self.is_cut = self._state != "text" and not is_whole
         if self._state == "head":
             held = CALL_START + held  # cut before the name was known, so it is nobody's call
         if self._state != "arguments":
             return [CallPiece(held)] if held else []
-        if not held or _is_whole(self._sent):  # the held brace is that of the call itself
+        if not held or is_whole:  # the held brace is that of the call itself
             return []
         return [CallPiece(call=self.num_calls - 1, arguments=held)]
 

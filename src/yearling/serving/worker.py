@@ -23,7 +23,7 @@ from pydantic import Field
 
 from yearling.core.config import Config
 from yearling.core.environment import child_environment
-from yearling.core.errors import EngineError, RequestError, WorkerLostError, YearlingError
+from yearling.core.errors import RequestError, WorkerLostError, YearlingError
 from yearling.serving.adapter_changes import AdapterChanges
 from yearling.serving.admission import AdmissionLimits
 from yearling.serving.async_engine import EngineState
@@ -180,15 +180,16 @@ class ModelWorker:
         with suppress(asyncio.CancelledError):
             await self._supervisor
         await self._end_child()
-        self._streams.fail_all(f"the model {self.name!r} was stopped")
-        self._changes.fail_all(f"the model {self.name!r} was stopped")
+        stopped = WorkerLostError(f"the model {self.name!r} was stopped")
+        self._streams.fail_all(stopped)
+        self._changes.fail_all(stopped)
         self._supervisor = None
         self.state = "stopped"
 
     def _check_ready(self) -> None:
         if self.state != "ready":
             reason = f": {self.error}" if self.error else ""
-            raise EngineError(f"the model {self.name!r} is {self.state}{reason}")
+            raise WorkerLostError(f"the model {self.name!r} is {self.state}{reason}")
 
     async def _launch(self) -> "_Child":
         child = self._child = await _Child.spawn()
@@ -217,7 +218,9 @@ class ModelWorker:
             if self.state == "stopping":
                 return
             self.state = "restarting"
-            lost = f"the worker process of {self.name!r} ended while serving; it is started again."
+            lost = WorkerLostError(
+                f"the worker process of {self.name!r} ended while serving; try again in a moment."
+            )
             self._streams.fail_all(lost)
             self._changes.fail_all(lost)
             how = await self._end_child()

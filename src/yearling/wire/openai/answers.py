@@ -68,6 +68,11 @@ class _Answer:
     token_logprobs: list[float] = field(default_factory=list)
     finish_reason: FinishReason = "error"
 
+    @property
+    def is_calling(self) -> bool:
+        """Whether it has calls, and all of them are whole."""
+        return bool(self.calls) and self.reader is not None and not self.reader.is_cut
+
     def joined_logprobs(self) -> dict[str, Any] | None:
         """The lists of all pieces, key by key; None when nothing was reported."""
         if not self.logprobs:
@@ -135,8 +140,8 @@ class ChatFold:
                 yield call_chunk(self._head, index, self._call_delta(index, piece), logprobs)
             logprobs = None  # they stand in one chunk
         if event.finish_reason is not None:
-            has_calls = bool(self._answers[index].calls)
-            yield finish_chunk(self._head, index, event.finish_reason, has_calls=has_calls)
+            is_calling = self._answers[index].is_calling
+            yield finish_chunk(self._head, index, event.finish_reason, is_calling=is_calling)
 
     def closing(self) -> Iterator[dict[str, Any]]:
         """Chunks after the last event: usage, when it was asked for."""
@@ -172,6 +177,7 @@ class ChatFold:
                 answer.finish_reason,
                 self._logprobs(answer),
                 [call.as_object() for call in answer.calls],
+                is_calling=answer.is_calling,
             )
             for answer in self._answers
         ]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from yearling.core.errors import RequestError, UnsupportedError
-from yearling.core.messages import Message, parse_messages
+from yearling.core.messages import Message
 from yearling.serving.request import FinishReason, Guide, SamplingParams, Usage
 from yearling.wire.limits import RequestLimits
 from yearling.wire.openai.beams import Beams, beams_of
@@ -25,6 +25,7 @@ from yearling.wire.openai.generation import (
     usage_object,
 )
 from yearling.wire.openai.guides import ResponseFormat, guide_of
+from yearling.wire.openai.messages import read_messages
 from yearling.wire.openai.tools import NamedTool, Tool, ToolUse, tool_use
 
 __all__ = [
@@ -98,12 +99,16 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class ChatAnswer:
-    """One finished choice; `calls` and `logprobs` are ready wire objects."""
+    """One finished choice; `calls` and `logprobs` are ready wire objects.
+
+    `is_calling` says that it ended by itself, behind whole calls.
+    """
 
     text: str
     finish_reason: FinishReason
     logprobs: Mapping[str, Any] | None = None
     calls: Sequence[Mapping[str, Any]] = ()
+    is_calling: bool = False
 
 
 def parse_chat_request(body: Mapping[str, Any], limits: RequestLimits) -> ChatRequest:
@@ -128,7 +133,7 @@ def parse_chat_request(body: Mapping[str, Any], limits: RequestLimits) -> ChatRe
     num_choices = check_choices(fields, limits)
     return ChatRequest(
         model=fields.model,
-        messages=parse_messages(fields.messages),
+        messages=read_messages(fields.messages),
         num_choices=num_choices,
         sampling=sampling,
         is_streamed=bool(fields.stream),
@@ -172,7 +177,7 @@ def chat_completion(
             "index": index,
             "message": _message(answer),
             "logprobs": answer.logprobs,
-            "finish_reason": _reason(answer.finish_reason, has_calls=bool(answer.calls)),
+            "finish_reason": _reason(answer.finish_reason, is_calling=answer.is_calling),
         }
         for index, answer in enumerate(answers)
     ]
@@ -199,10 +204,10 @@ def call_chunk(
 
 
 def finish_chunk(
-    head: AnswerHead, index: int, reason: FinishReason, *, has_calls: bool = False
+    head: AnswerHead, index: int, reason: FinishReason, *, is_calling: bool = False
 ) -> dict[str, Any]:
     """The last chunk of a choice: an empty delta and why the answer ended."""
-    ending = {"finish_reason": _reason(reason, has_calls=has_calls)}
+    ending = {"finish_reason": _reason(reason, is_calling=is_calling)}
     return head.chunk(_CHUNK, [_choice(index, {}) | ending])
 
 
@@ -217,8 +222,8 @@ def _message(answer: ChatAnswer) -> dict[str, Any]:
     return message | {"tool_calls": answer.calls} if answer.calls else message
 
 
-def _reason(reason: FinishReason, *, has_calls: bool) -> str:
-    return "tool_calls" if has_calls and reason == "stop" else finish_name(reason)
+def _reason(reason: FinishReason, *, is_calling: bool) -> str:
+    return "tool_calls" if is_calling and reason == "stop" else finish_name(reason)
 
 
 def _choice(

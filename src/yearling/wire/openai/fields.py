@@ -99,7 +99,7 @@ def validated(model: type[_Model], fields: Mapping[str, Any]) -> _Model:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise _request_error(error.errors(include_url=False)[0]) from None
+        raise _request_error(error.errors(include_url=False)[0], fields) from None
 
 
 def validated_at(model: type[_Model], raw: Mapping[str, Any], where: str) -> _Model:
@@ -140,10 +140,8 @@ def validated_as(
         raise type(error)(theirs + str(error).removeprefix(ours), parameter=parameter) from None
 
 
-def _request_error(detail: ErrorDetails) -> RequestError:
-    path = "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"]
-    ).removeprefix(".")[:128]
+def _request_error(detail: ErrorDetails, fields: Mapping[str, Any]) -> RequestError:
+    path = _path(detail, fields)
     if detail["type"] == "extra_forbidden":
         return _unknown(path)
     if detail["type"] == "missing":
@@ -153,6 +151,20 @@ def _request_error(detail: ErrorDetails) -> RequestError:
     if not path:  # several fields together
         return RequestError(f"{reason}.", parameter=None)
     return RequestError(f"{path} is {_shown(detail['input'])}: {reason}.", parameter=path)
+
+
+def _path(detail: ErrorDetails, fields: Mapping[str, Any]) -> str:
+    """Where the fault lies in the request, without pydantic's names for kinds of a value."""
+    value: Any = fields
+    path = ""
+    *_, last = detail["loc"] or ("",)
+    for part in detail["loc"]:
+        is_missing = detail["type"] == "missing" and part is last
+        if isinstance(part, int) and isinstance(value, list | tuple):
+            path, value = f"{path}[{part}]", value[part]
+        elif isinstance(value, Mapping) and (part in value or is_missing):
+            path, value = f"{path}.{part}", value.get(str(part))
+    return path.removeprefix(".")[:128]
 
 
 def _unknown(path: str) -> UnsupportedError:

@@ -113,6 +113,11 @@ def sampling_params(
     if body.top_p == 0:
         fields["top_p"] = 1e-9
     fields |= more
+    if body.min_tokens and isinstance(guide := more.get("guide"), Guide):
+        raise RequestError(
+            f"min_tokens and {guide.field} contradict each other: leave one out.",
+            parameter="min_tokens",
+        )
     return validated(SamplingParams, {k: v for k, v in fields.items() if v is not None})
 
 

@@ -7,9 +7,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from yearling.core.errors import RequestError
-from yearling.core.messages import Message, parse_messages
+from yearling.core.messages import Message
 from yearling.wire.limits import RequestLimits
 from yearling.wire.openai.fields import read_fields
+from yearling.wire.openai.messages import read_messages
 
 __all__ = [
     "DetokenizeBody",
@@ -71,7 +72,7 @@ def parse_tokenize_request(body: Mapping[str, Any], limits: RequestLimits) -> To
     return TokenizeRequest(
         model=fields.model,
         prompt=fields.prompt,
-        messages=None if fields.messages is None else parse_messages(fields.messages),
+        messages=None if fields.messages is None else read_messages(fields.messages),
         adds_special_tokens=fields.add_special_tokens,
         adds_generation_prompt=fields.add_generation_prompt,
         has_token_texts=fields.return_token_strs,
