@@ -32,7 +32,7 @@ def _check_error(path: str, answer: requests.Response) -> None:
     body = answer.json()
     if path.startswith("/api/"):
         assert isinstance(body["error"], str)
-    elif path == "/v1/messages":
+    elif path.startswith("/v1/messages"):
         assert body["type"] == "error"
         assert set(body["error"]) == {"type", "message"}
     else:
@@ -76,6 +76,7 @@ _RIGHT: list[tuple[str, dict[str, Any]]] = [
     ("/v1/responses", {"input": "Hi", "tools": [{"type": "function", **_ADD}]}),
     ("/v1/messages", {"messages": _SAID, "max_tokens": 3, "tools": [
         {"name": "add", "input_schema": {"type": "object"}}]}),
+    ("/v1/messages/count_tokens", {"messages": _SAID, "system": "Be brief."}),
     ("/api/chat", {"messages": _SAID, "tools": _TOOLS, "stream": False}),
     ("/api/generate", {"prompt": "x", "stream": False}),
     ("/tokenize", {"prompt": "x"}),

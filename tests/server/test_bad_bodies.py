@@ -48,7 +48,18 @@ def test_every_route_reads_bodies_the_same_way(server: LiveServer, path: str) ->
         assert_error(status, content, 400)
 
 
-@pytest.mark.parametrize("path", ["/v1/messages", "/api/chat", "/api/generate"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/api/chat",
+        "/api/generate",
+        "/api/embed",
+        "/api/embeddings",
+        "/api/show",
+    ],
+)
 def test_routes_of_other_apis_read_them_so_too_and_answer_in_their_form(
     server: LiveServer, path: str
 ) -> None:
@@ -56,7 +67,7 @@ def test_routes_of_other_apis_read_them_so_too_and_answer_in_their_form(
         status, _, content = server.request("POST", path, BAD_BODIES[name])
         assert status == 400, (name, content)
         body = json.loads(content)
-        if path == "/v1/messages":
+        if path.startswith("/v1/messages"):
             assert (body["type"], body["error"]["type"]) == ("error", "invalid_request_error")
             assert body["error"]["message"]
         else:

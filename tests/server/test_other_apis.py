@@ -87,6 +87,10 @@ def test_reason_tells_what_ended_a_message(claude: anthropic.Anthropic) -> None:
     ended = claude.messages.create(max_tokens=60, stop_sequences=stops, **arguments)
     assert (ended.stop_reason, ended.stop_sequence) == ("stop_sequence", middle)
     assert ended.content[0].text == said[: said.index(middle)]
+    first = said[0]
+    stops = [said, said[:4], first]  # one token completes the last two
+    ended = claude.messages.create(max_tokens=60, stop_sequences=stops, **arguments)
+    assert (ended.stop_sequence, ended.content) == (first, [])
 
 
 def test_tool_is_called_and_its_result_is_what_openais_api_would_show(
@@ -135,6 +139,21 @@ def test_tool_is_called_and_its_result_is_what_openais_api_would_show(
     assert last.content[0].text == other["choices"][0]["message"]["content"]
     used = last.usage.input_tokens + last.usage.cache_read_input_tokens
     assert used == other["usage"]["prompt_tokens"]
+
+
+def test_tool_of_the_longest_name_is_counted_and_called(claude: anthropic.Anthropic) -> None:
+    name = "add_" + "x" * 124
+    given: Any = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": "Add 17 and 25."}],
+        "tools": [{**ADD, "name": name}],
+        "tool_choice": {"type": "tool", "name": name},
+    }
+    counted = claude.messages.count_tokens(**given).input_tokens
+    answer = claude.messages.create(max_tokens=120, **given, extra_body=GREEDY)
+    (call,) = answer.content
+    assert (answer.stop_reason, call.name) == ("tool_use", name)
+    assert answer.usage.input_tokens + answer.usage.cache_read_input_tokens == counted
 
 
 @pytest.mark.parametrize(

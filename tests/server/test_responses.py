@@ -53,6 +53,23 @@ def test_input_that_the_template_refuses_is_named(server: LiveServer) -> None:
     assert answer["error"]["code"] == "template_error"
 
 
+def test_tokens_are_counted_as_a_response_counts_them(client: openai.OpenAI) -> None:
+    asked: dict[str, Any] = {"model": "reciter", "input": "Hi", "instructions": "Recite."}
+    first = client.responses.create(**asked)
+    assert first.usage is not None
+    assert client.responses.input_tokens.count(**asked).input_tokens == first.usage.input_tokens
+    asked["previous_response_id"] = first.id
+    second = client.responses.create(**asked)
+    assert second.usage is not None
+    assert client.responses.input_tokens.count(**asked).input_tokens == second.usage.input_tokens
+    assert second.usage.input_tokens > first.usage.input_tokens
+
+
+def test_top_p_of_nothing_is_greedy(client: openai.OpenAI) -> None:
+    response = client.responses.create(model="reciter", input="Hi", top_p=0, max_output_tokens=16)
+    assert (response.top_p, response.output_text) == (0, ANSWER.encode()[:16].decode())
+
+
 def test_response_has_text_status_and_usage(client: openai.OpenAI) -> None:
     response = client.responses.create(
         model="reciter", input="Hi", instructions="Recite.", metadata={"for": "a test"}

@@ -1,6 +1,6 @@
 """A tokenizer whose ids are bytes, with a few control tokens above them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 
 class ByteTokenizer:
@@ -23,7 +23,7 @@ class ByteTokenizer:
         """Bytes of the text; control tokens in it, or around it, only when asked."""
         assert not add_bos
         if add_special:
-            return [257, *self.encode(text, parse_special=parse_special), 256]
+            return self.wrap(self.encode(text, parse_special=parse_special))
         if not parse_special:
             return list(text.encode())
         for name, token in self.special_tokens.items():
@@ -31,6 +31,10 @@ class ByteTokenizer:
             if found:
                 return [*self.encode(before), token, *self.encode(after, parse_special=True)]
         return list(text.encode())
+
+    def wrap(self, ids: Iterable[int]) -> list[int]:
+        """Control tokens around ids."""
+        return [257, *ids, 256]
 
     def decode(self, ids: list[int], *, skip_special: bool = True) -> str:
         """Text of the ids."""

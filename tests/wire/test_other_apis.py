@@ -1,12 +1,14 @@
 """Answers of Anthropic's and Ollama's APIs: streams put together are the whole, calls included."""
 
 import json
+import random
 from typing import Any
 
 import pytest
 
 from yearling.core.errors import RequestError
 from yearling.server.limits import Limits
+from yearling.serving.detokenizer import Detokenizer
 from yearling.serving.request import OutputEvent, Usage
 from yearling.wire.anthropic.answers import MessageFold
 from yearling.wire.anthropic.request import parse_messages_request
@@ -31,6 +33,7 @@ def message_fold(stops: tuple[str, ...] = ()) -> MessageFold:
         "m",
         num_prompt=9,
         stops=stops,
+        ends=stops,
         token_bytes=lambda token: bytes([token]),
         has_tools=True,
     )
@@ -65,7 +68,6 @@ QUESTION = {"model": "m", "messages": [{"role": "user", "content": "a"}]}
 @pytest.mark.parametrize(
     ("options", "parameter"),
     [
-        ({"num_predict": 0}, "options.num_predict"),
         ({"repeat_penalty": 99.0}, "options.repeat_penalty"),
         ({"temperature": 99.0}, "options.temperature"),
         ({"stop": [""]}, "options.stop[0]"),
@@ -110,7 +112,7 @@ def test_message_is_blocks_of_text_and_calls(size: int) -> None:
     assert (chunks[0]["type"], chunks[-1]["type"]) == ("message_start", "message_stop")
     assert chunks[-2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
     assert body["stop_reason"] == "tool_use"
-    assert body["usage"] == chunks[-2]["usage"]
+    assert chunks[-2]["usage"] == body["usage"] | {"input_tokens": 9, "cache_read_input_tokens": 0}
     assert body["usage"] == {
         "input_tokens": 5,
         "cache_creation_input_tokens": 0,
@@ -126,6 +128,41 @@ def test_message_names_the_first_text_that_ended_it() -> None:
     fold.add(0, OutputEvent("r", "some ", finish_reason="stop", usage=Usage(9, 5)))
     assert fold.body()["stop_sequence"] == "DONE"
     assert fold.body()["stop_reason"] == "stop_sequence"
+
+
+def test_message_names_the_text_that_was_complete_first_where_one_token_completes_two() -> None:
+    fold = message_fold(stops=("Hello", "H"))
+    end = OutputEvent("r", tokens=tuple(b"Hello"), finish_reason="stop", usage=Usage(9, 1))
+    fold.add(0, end)
+    assert fold.body()["stop_sequence"] == "H"
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_message_names_the_text_that_the_detokenizer_ended_it_before(seed: int) -> None:
+    draw = random.Random(seed)
+    pieces = {number: bytes(draw.choices(b"ab", k=draw.randint(1, 5))) for number in range(9)}
+    tokens = draw.choices(range(9), k=8)
+    said = b"".join(pieces[token] for token in tokens).decode()
+    stops = tuple("".join(draw.choices("ab", k=draw.randint(1, 6))) for _ in range(3))
+    fold = MessageFold(
+        "m",
+        num_prompt=9,
+        stops=stops,
+        ends=stops,
+        token_bytes=pieces.__getitem__,
+        has_tools=False,
+    )
+    detokenizer = Detokenizer(pieces, stops)  # type: ignore[arg-type]
+    shown = ""
+    for token in tokens:
+        shown += detokenizer.push(token)
+        fold.add(0, OutputEvent("r", tokens=(token,)))
+        if detokenizer.is_stopped:
+            break
+    fold.add(0, OutputEvent("r", finish_reason="stop", usage=Usage(9, 5)))
+    behind = [stop for stop in stops if said.startswith(shown + stop)]
+    ended_it = min(behind, key=len) if detokenizer.is_stopped else None
+    assert fold.body()["stop_sequence"] == ended_it
 
 
 def test_a_call_that_was_cut_has_no_arguments_and_says_why() -> None:

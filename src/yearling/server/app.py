@@ -22,15 +22,22 @@ from yearling.server.routes.chat import create_chat_completion
 from yearling.server.routes.completions import create_completion
 from yearling.server.routes.embeddings import create_embeddings
 from yearling.server.routes.loras import load_lora_adapter, unload_lora_adapter
-from yearling.server.routes.messages import create_message
+from yearling.server.routes.messages import count_tokens, create_message
 from yearling.server.routes.ollama import (
     ollama_chat,
+    ollama_embed,
     ollama_generate,
+    ollama_older_embed,
+)
+from yearling.server.routes.ollama_models import (
+    ollama_ps,
+    ollama_show,
     ollama_tags,
     ollama_version,
 )
 from yearling.server.routes.page import asset, page
 from yearling.server.routes.responses import (
+    count_input_tokens,
     create_response,
     delete_response,
     retrieve_response,
@@ -44,7 +51,9 @@ from yearling.server.routes.status import (
 )
 from yearling.server.routes.tokenization import detokenize, tokenize
 from yearling.server.service import Service
-from yearling.wire.anthropic.request import MessagesBody
+from yearling.wire.anthropic.request import ConversationBody, MessagesBody
+from yearling.wire.ollama.embeddings import EmbedBody, OlderEmbedBody
+from yearling.wire.ollama.models import ShowBody
 from yearling.wire.ollama.request import ChatBody as OllamaChatBody
 from yearling.wire.ollama.request import GenerateBody
 from yearling.wire.openai.chat import ChatBody
@@ -71,15 +80,21 @@ _ROUTES: Sequence[Route] = (
     ("/v1/chat/completions", create_chat_completion, ["POST"], ChatBody),
     ("/v1/completions", create_completion, ["POST"], CompletionBody),
     ("/v1/responses", create_response, ["POST"], ResponseBody),
+    ("/v1/responses/input_tokens", count_input_tokens, ["POST"], ResponseBody),
     ("/v1/responses/{response_id}", retrieve_response, _READING, None),
     ("/v1/responses/{response_id}", delete_response, ["DELETE"], None),
     ("/v1/messages", create_message, ["POST"], MessagesBody),
+    ("/v1/messages/count_tokens", count_tokens, ["POST"], ConversationBody),
     ("/v1/embeddings", create_embeddings, ["POST"], EmbeddingBody),
     ("/v1/load_lora_adapter", load_lora_adapter, ["POST"], LoadLoraBody),
     ("/v1/unload_lora_adapter", unload_lora_adapter, ["POST"], UnloadLoraBody),
     ("/api/chat", ollama_chat, ["POST"], OllamaChatBody),
     ("/api/generate", ollama_generate, ["POST"], GenerateBody),
+    ("/api/embed", ollama_embed, ["POST"], EmbedBody),
+    ("/api/embeddings", ollama_older_embed, ["POST"], OlderEmbedBody),
+    ("/api/show", ollama_show, ["POST"], ShowBody),
     ("/api/tags", ollama_tags, _READING, None),
+    ("/api/ps", ollama_ps, _READING, None),
     ("/api/version", ollama_version, _READING, None),
     ("/tokenize", tokenize, ["POST"], TokenizeBody),
     ("/detokenize", detokenize, ["POST"], DetokenizeBody),
@@ -134,7 +149,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
             service.access.check_key(request.headers)
     except YearlingError as refusal:
         error = refusal
-    response = error_response(reply_of(error), request.url.path)
+    response = error_response(reply_of(error), request.scope)
     if isinstance(error, HTTPException) and error.headers:
         response.headers.update(error.headers)
     return response

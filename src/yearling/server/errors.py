@@ -2,9 +2,12 @@
 
 import json
 from http import HTTPStatus
+from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
 from yearling.core.errors import YearlingError
 from yearling.wire.anthropic import answers as anthropic
@@ -12,10 +15,6 @@ from yearling.wire.ollama import answers as ollama
 from yearling.wire.openai.errors import ErrorReply, error_reply
 
 __all__ = ["HttpError", "error_response", "large_headers", "reply_of"]
-
-
-_FORMS = {"/v1/messages": anthropic.error_payload, "/api/": ollama.error_payload}
-"""Of errors by the beginning of a path; elsewhere they are OpenAI's."""
 
 
 class HttpError(YearlingError):
@@ -35,8 +34,8 @@ def reply_of(error: BaseException) -> ErrorReply:
     return error_reply(error)
 
 
-def error_response(reply: ErrorReply, path: str = "") -> Response:
-    """An answer that carries an error object, in the form of the API that a path belongs to."""
+def error_response(reply: ErrorReply, scope: Scope | None = None) -> Response:
+    """An answer that carries an error object, in the form of the API that a request is of."""
     headers = {}
     if reply.retry_after_seconds is not None:
         headers["retry-after"] = str(reply.retry_after_seconds)
@@ -44,10 +43,17 @@ def error_response(reply: ErrorReply, path: str = "") -> Response:
         headers["www-authenticate"] = "Bearer"
     if reply.status == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
         headers["connection"] = "close"
-    payload = next(
-        (form(reply) for start, form in _FORMS.items() if path.startswith(start)), reply.payload()
-    )
+    payload = _payload(reply, scope) if scope else reply.payload()
     return Response(json.dumps(payload), reply.status, headers, media_type="application/json")
+
+
+def _payload(reply: ErrorReply, scope: Scope) -> dict[str, Any]:
+    if scope["path"].startswith("/api/"):
+        return ollama.error_payload(reply)
+    headers = Headers(scope=scope)
+    if scope["path"].startswith("/v1/messages") or anthropic.VERSION_HEADER in headers:
+        return anthropic.error_payload(reply)
+    return reply.payload()
 
 
 def large_headers(most_bytes: int) -> ErrorReply:

@@ -49,7 +49,7 @@ class Front:
             log_failure(error, reply.status)
             if answer.status is not None:
                 raise
-            await error_response(reply, scope["path"])(scope, receive, answer.send)
+            await error_response(reply, scope)(scope, receive, answer.send)
         finally:
             self._service.num_open_requests -= 1
             self._note(scope, answer)
@@ -88,6 +88,7 @@ class _Answer:
             self.status = message["status"]
             headers = MutableHeaders(raw=list(message["headers"]))
             headers["x-request-id"] = self.request_id
+            headers["request-id"] = self.request_id  # Anthropic's name of it
             headers["x-content-type-options"] = "nosniff"
             headers.setdefault("cache-control", "no-store")
             if ignored := self._scope.get("state", {}).get("ignored"):

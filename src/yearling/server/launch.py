@@ -16,14 +16,14 @@ from yearling.core.errors import ConfigError, ModelError
 from yearling.models.store import resolve
 from yearling.server.config import LoraSettings, ServerConfig, ServeSettings
 from yearling.serving.async_engine import AsyncEngine
-from yearling.serving.model import load_model
+from yearling.serving.model import LoadedModel, load_model
 from yearling.serving.worker import ModelWorker, RestartPolicy
 
 if TYPE_CHECKING:
     import socket
 
     from yearling.server.backends import Backend
-    from yearling.server.models import ServedModel
+    from yearling.server.models import ModelFiles, ServedModel
     from yearling.serving.on_demand import OnDemandEngine
 
 __all__ = ["serve", "serve_models"]
@@ -217,6 +217,24 @@ def _served_model(
         embedding_width=loaded.embedding_width,
         end_token_ids=loaded.eos_token_ids,
         reads_prompts_apart=loaded.reads_prompts_apart,
+        files=_files(loaded),
+    )
+
+
+def _files(loaded: LoadedModel) -> "ModelFiles":
+    from yearling.models.checkpoint.fallback_checkpoint import FallbackCheckpoint
+    from yearling.models.plan import count_parameters
+    from yearling.server.models import ModelFiles
+
+    checkpoint = loaded.checkpoint
+    num_bytes = _size_of(loaded.path, "auto")
+    if isinstance(checkpoint, FallbackCheckpoint):
+        return ModelFiles("safetensors", checkpoint.model_type, num_bytes, None)
+    return ModelFiles(
+        format="safetensors" if loaded.path.is_dir() else "gguf",
+        family=checkpoint.spec.family,
+        num_bytes=num_bytes,
+        num_parameters=count_parameters(checkpoint.spec).total,
     )
 
 

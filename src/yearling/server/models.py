@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from yearling.core.errors import (
     ContextLengthError,
@@ -24,7 +24,24 @@ from yearling.serving.async_engine import AsyncEngine
 from yearling.serving.request import EngineRequest, GenerationRequest
 from yearling.wire.openai.errors import ErrorReply
 
-__all__ = ["ServedModel", "ServedModels"]
+__all__ = ["ModelFiles", "ServedModel", "ServedModels"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What a model was read from.
+
+    Attributes:
+        format: Of its weights.
+        family: Which describes it; what config.json calls it where none does.
+        num_bytes: Size of its weights as they are stored.
+        num_parameters: None where no family describes the model.
+    """
+
+    format: Literal["gguf", "safetensors"]
+    family: str
+    num_bytes: int
+    num_parameters: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +59,7 @@ class ServedModel:
         end_token_ids: Ids that end an answer.
         reads_prompts_apart: Whether a prompt's tokens are computed otherwise than an answer's.
         base: Name of the model that this is an adapter of; None when it is a model itself.
+        files: What it was read from, its base where it is an adapter; None where that is not known.
         created: Seconds since 1970.
     """
 
@@ -58,6 +76,7 @@ class ServedModel:
     end_token_ids: tuple[int, ...] = ()
     reads_prompts_apart: bool = False
     base: str | None = None
+    files: ModelFiles | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     def requests(self, requests: Sequence[EngineRequest]) -> list[EngineRequest]:

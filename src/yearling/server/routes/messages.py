@@ -1,17 +1,20 @@
-"""POST /v1/messages, as Anthropic has it."""
+"""POST /v1/messages and /v1/messages/count_tokens, as Anthropic has them."""
+
+import asyncio
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from yearling.server.body import read_json
 from yearling.server.lenience import parsed
-from yearling.server.routes.answering import answer, service_of
+from yearling.server.routes.answering import answer, json_response, service_of
 from yearling.server.routes.chat import begin_chat
 from yearling.server.streaming import Framing, named_frame
+from yearling.serving.detokenizer import Pieces
 from yearling.wire.anthropic.answers import MessageFold, error_payload
-from yearling.wire.anthropic.request import parse_messages_request
+from yearling.wire.anthropic.request import parse_count_request, parse_messages_request
 
-__all__ = ["create_message"]
+__all__ = ["count_tokens", "create_message"]
 
 
 _FRAMING = Framing(named_frame, error_payload, b"", silence=named_frame({"type": "ping"}))
@@ -28,9 +31,21 @@ async def create_message(request: Request) -> Response:
         begun.model.name,
         num_prompt=only.num_prompt_tokens,
         stops=chat.sampling.stop,
-        token_bytes=begun.model.tokenizer.token_bytes,
+        ends=only.sampling.stop,
+        token_bytes=Pieces(begun.model.tokenizer).__getitem__,
         has_tools=chat.tools is not None,
     )
     return await answer(
         request, begun.model, begun.requests, fold, is_streamed=chat.is_streamed, framing=_FRAMING
     )
+
+
+async def count_tokens(request: Request) -> Response:
+    """Count the tokens of a conversation, as an answer to it would report them."""
+    service = service_of(request)
+    body = await read_json(request, service.limits)
+    wanted = parsed(request, body, parse_count_request, service.limits.for_requests())
+    model = service.models.get(wanted.model)
+    tools = () if wanted.tools is None else wanted.tools.tools
+    prompt = await asyncio.to_thread(model.encode_chat, wanted.messages, tools=tools)
+    return json_response({"input_tokens": len(prompt)})

@@ -1,4 +1,4 @@
-"""POST /v1/responses, and GET and DELETE of one that is kept."""
+"""POST /v1/responses, the tokens that one would read, and GET and DELETE of one that is kept."""
 
 import time
 from collections.abc import Mapping
@@ -17,9 +17,9 @@ from yearling.server.routes.answering import answer, json_response, service_of, 
 from yearling.server.routes.chat import begin_chat
 from yearling.server.streaming import Framing, named_frame
 from yearling.wire.openai.response_answers import ResponseFold
-from yearling.wire.openai.responses import parse_response_request
+from yearling.wire.openai.responses import ResponseRequest, parse_response_request
 
-__all__ = ["create_response", "delete_response", "retrieve_response"]
+__all__ = ["count_input_tokens", "create_response", "delete_response", "retrieve_response"]
 
 
 async def create_response(request: Request) -> Response:
@@ -29,10 +29,7 @@ async def create_response(request: Request) -> Response:
     limits = service.limits.for_requests()
     asked = parsed(request, body, parse_response_request, limits)
     account = request.state.salt
-    before: tuple[Message, ...] = ()
-    if asked.previous_id is not None:
-        kept = service.responses.get(account, asked.previous_id, "previous_response_id")
-        before = tuple(kept.messages)
+    before = _said_before(request, asked)
     chat = asked.after(before, limits)
     begun = await begin_chat(request, chat, "resp_", parameter="input")
 
@@ -57,6 +54,18 @@ async def create_response(request: Request) -> Response:
     )
 
 
+async def count_input_tokens(request: Request) -> Response:
+    """Say how many tokens a response would read, and make none."""
+    service = service_of(request)
+    body = await read_json(request, service.limits)
+    limits = service.limits.for_requests()
+    asked = parsed(request, body, parse_response_request, limits)
+    chat = asked.after(_said_before(request, asked), limits)
+    begun = await begin_chat(request, chat, "resp_", parameter="input")
+    num_tokens = begun.requests[0].num_prompt_tokens
+    return json_response({"object": "response.input_tokens", "input_tokens": num_tokens})
+
+
 async def retrieve_response(request: Request) -> Response:
     """Show a response that is kept."""
     _refuse_query(request)
@@ -70,6 +79,15 @@ async def delete_response(request: Request) -> Response:
     response_id = request.path_params["response_id"]
     service_of(request).responses.delete(request.state.salt, response_id)
     return json_response({"id": response_id, "object": "response.deleted", "deleted": True})
+
+
+def _said_before(request: Request, asked: ResponseRequest) -> tuple[Message, ...]:
+    """The conversation that a response goes on from."""
+    if asked.previous_id is None:
+        return ()
+    responses = service_of(request).responses
+    kept = responses.get(request.state.salt, asked.previous_id, "previous_response_id")
+    return tuple(kept.messages)
 
 
 def _refuse_query(request: Request) -> None:

@@ -6,7 +6,7 @@ Source: https://docs.anthropic.com/en/api/messages-streaming.
 import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from yearling.serving.request import OutputEvent, Usage
@@ -14,7 +14,10 @@ from yearling.serving.tool_calls import CallPiece, ToolCallReader, pieces_of
 from yearling.wire.openai.errors import ErrorReply
 from yearling.wire.openai.logprobs import TokenBytes
 
-__all__ = ["MessageFold", "error_payload"]
+__all__ = ["VERSION_HEADER", "MessageFold", "error_payload"]
+
+VERSION_HEADER = "anthropic-version"
+"""What clients of this API send with every request."""
 
 _ERROR_TYPES = {
     401: "authentication_error",
@@ -71,6 +74,7 @@ class MessageFold:
         *,
         num_prompt: int,
         stops: Sequence[str],
+        ends: Sequence[str],
         token_bytes: TokenBytes,
         has_tools: bool,
     ) -> None:
@@ -79,13 +83,15 @@ class MessageFold:
         Args:
             model: As it was asked for.
             num_prompt: Tokens of the prompt.
-            stops: Texts that may end it.
-            token_bytes: Of the tokenizer, by which the text that ended it is found.
+            stops: Texts that the request ends it at.
+            ends: Those, and the texts that end every answer of the model.
+            token_bytes: What a token shows, by which the text that ended it is found.
             has_tools: Whether it may call tools.
         """
         self.id = f"msg_{secrets.token_hex(12)}"
         self._model = model
         self._stops = stops
+        self._ends = ends
         self._token_bytes = token_bytes
         self._reader = ToolCallReader() if has_tools else None
         self._blocks: list[_Block] = []
@@ -118,7 +124,9 @@ class MessageFold:
         if self._blocks:
             yield {"type": "content_block_stop", "index": len(self._blocks) - 1}
         ending = {"stop_reason": self._reason, "stop_sequence": self._stop}
-        yield {"type": "message_delta", "delta": ending, "usage": _usage(self._usage)}
+        # What was cached is known at the end alone, and the start must have said the same.
+        usage = replace(self._usage, cached_tokens=0)
+        yield {"type": "message_delta", "delta": ending, "usage": _usage(usage)}
         yield {"type": "message_stop"}
 
     def add(self, index: int, event: OutputEvent) -> None:
@@ -158,14 +166,15 @@ class MessageFold:
         return is_new
 
     def _note_end(self, event: OutputEvent) -> None:
-        longest = max(map(len, self._stops), default=0) * 4
+        longest = max(map(len, self._ends), default=0) * 4
         self._tail += b"".join(self._token_bytes(token) for token in event.tokens)
         if event.usage is not None:
             self._usage = event.usage
         if event.finish_reason is None:
             self._tail = self._tail[-longest:] if longest else b""
             return
-        self._stop = self._found_stop()
+        found = self._found_end()
+        self._stop = found if found in self._stops else None
         has_calls = any(block.call_id is not None for block in self._blocks)
         if event.finish_reason == "length":
             self._reason = "max_tokens"
@@ -174,11 +183,11 @@ class MessageFold:
         else:
             self._reason = "tool_use" if has_calls else "end_turn"
 
-    def _found_stop(self) -> str | None:
-        """The text that ended the message, found among the last tokens."""
+    def _found_end(self) -> str | None:
+        """The text that ended the message: complete first or longest, as the detokenizer has it."""
         text = self._tail.decode(errors="replace")
-        found = {text.find(stop): stop for stop in self._stops if stop in text}
-        return found[min(found)] if found else None
+        found = [(text.find(end) + len(end), -len(end), end) for end in self._ends if end in text]
+        return min(found)[-1] if found else None
 
 
 def _delta(piece: CallPiece) -> dict[str, Any] | None:

@@ -1,11 +1,12 @@
-"""A request for a message, put in the internal terms of a chat.
+"""A request for a message, or for the tokens of one, put in the internal terms of a chat.
 
-Source: https://docs.anthropic.com/en/api/messages; every field is in `MessagesBody` (honoured) or
-in `REFUSED_FIELDS` (refused by name).
+Source: https://docs.anthropic.com/en/api/messages and messages-count-tokens; every field is in
+`MessagesBody` or `ConversationBody` (honoured), or in `REFUSED_FIELDS` (refused by name).
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,9 +23,16 @@ from yearling.wire.openai.fields import (
     validated_as,
     validated_at,
 )
-from yearling.wire.openai.tools import NamedTool, Tool, ToolUse, tool_use
+from yearling.wire.openai.tools import NamedTool, ToolUse, checked_tool, tool_use
 
-__all__ = ["REFUSED_FIELDS", "MessagesBody", "parse_messages_request"]
+__all__ = [
+    "REFUSED_FIELDS",
+    "Conversation",
+    "ConversationBody",
+    "MessagesBody",
+    "parse_count_request",
+    "parse_messages_request",
+]
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -97,7 +105,7 @@ class _Turn(BaseModel):
 class _Tool(BaseModel):
     model_config = _STRICT
 
-    name: str = Field(description="What calls name it.")
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$", description="What calls name it.")
     description: str | None = Field(default=None, description="What it does, for the model.")
     input_schema: dict[str, Any] = Field(description="JSON Schema of its arguments.")
     type: Literal["custom"] | None = Field(default=None, description="Only tools of the client's.")
@@ -119,24 +127,53 @@ class _Metadata(BaseModel):
     user_id: str | None = Field(default=None, max_length=256, description="Of the end user.")
 
 
-class MessagesBody(BaseModel):
-    """The fields of a message request that are honoured."""
+class ConversationBody(BaseModel):
+    """The fields of a count of tokens that are honoured: those that decide what a model reads."""
 
     model_config = _STRICT
 
     model: str = Field(min_length=1, max_length=256, description="Name as /v1/models lists it.")
-    max_tokens: int = Field(ge=1, description="New tokens at most.")
     messages: list[_Turn] = Field(min_length=1, description="The conversation so far.")
     system: str | list[_TextBlock] | None = Field(default=None, description="What comes before it.")
+    tools: list[_Tool] | None = Field(default=None, description="Functions that may be called.")
+    tool_choice: _ToolChoice | None = Field(default=None, description="What must be called.")
+    cache_control: _CacheControl | None = Field(default=None, description="Asks nothing here.")
+
+
+class MessagesBody(ConversationBody):
+    """The fields of a message request that are honoured."""
+
+    max_tokens: int = Field(ge=1, description="New tokens at most.")
     stop_sequences: list[str] | None = Field(default=None, description="Texts that end the answer.")
     stream: bool | None = Field(default=None, description="Send the answer piece by piece.")
     temperature: float | None = Field(default=None, ge=0, le=1, description="0 is greedy.")
     top_p: float | None = Field(default=None, gt=0, le=1, description="Mass kept.")
     top_k: int | None = Field(default=None, ge=0, description="Keep the k likeliest.")
-    tools: list[_Tool] | None = Field(default=None, description="Functions that may be called.")
-    tool_choice: _ToolChoice | None = Field(default=None, description="What must be called.")
     metadata: _Metadata | None = Field(default=None, description="Whom the caller acts for.")
-    cache_control: _CacheControl | None = Field(default=None, description="Asks nothing here.")
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a model reads before it answers.
+
+    Attributes:
+        model: Its name.
+        messages: The system's and the turns.
+        tools: What the answer may do with tools; None for nothing.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    tools: ToolUse | None
+
+
+def parse_count_request(body: Mapping[str, Any], limits: RequestLimits) -> Conversation:
+    """Check the body of a count of tokens and put it in internal terms.
+
+    Raises:
+        RequestError: a field is wrong, unknown or not supported; `parameter` names it.
+    """
+    return _conversation(read_fields(ConversationBody, body, REFUSED_FIELDS), limits)
 
 
 def parse_messages_request(body: Mapping[str, Any], limits: RequestLimits) -> ChatRequest:
@@ -146,6 +183,21 @@ def parse_messages_request(body: Mapping[str, Any], limits: RequestLimits) -> Ch
         RequestError: a field is wrong, unknown or not supported; `parameter` names it.
     """
     fields = read_fields(MessagesBody, body, REFUSED_FIELDS)
+    conversation = _conversation(fields, limits)
+    return ChatRequest(
+        model=conversation.model,
+        messages=conversation.messages,
+        sampling=_sampling(fields, limits, conversation.tools),
+        num_choices=1,
+        is_streamed=bool(fields.stream),
+        has_usage_chunk=False,
+        cache_key="",
+        user=None if fields.metadata is None else fields.metadata.user_id,
+        tools=conversation.tools,
+    )
+
+
+def _conversation(fields: ConversationBody, limits: RequestLimits) -> Conversation:
     limits.check_messages(fields.messages)
     if fields.messages[-1].role == "assistant":
         name = f"messages[{len(fields.messages) - 1}]"
@@ -153,18 +205,8 @@ def parse_messages_request(body: Mapping[str, Any], limits: RequestLimits) -> Ch
             f"{name}: the last turn must be the user's; the assistant's is not continued here.",
             parameter=name,
         )
-    tools = _tools(fields)
-    return ChatRequest(
-        model=fields.model,
-        messages=(*_system(fields.system), *_messages(fields.messages)),
-        sampling=_sampling(fields, limits, tools),
-        num_choices=1,
-        is_streamed=bool(fields.stream),
-        has_usage_chunk=False,
-        cache_key="",
-        user=None if fields.metadata is None else fields.metadata.user_id,
-        tools=tools,
-    )
+    messages = (*_system(fields.system), *_messages(fields.messages))
+    return Conversation(fields.model, messages, _tools(fields))
 
 
 def _sampling(fields: MessagesBody, limits: RequestLimits, tools: ToolUse | None) -> SamplingParams:
@@ -181,7 +223,7 @@ def _sampling(fields: MessagesBody, limits: RequestLimits, tools: ToolUse | None
     return validated_as(SamplingParams, wanted, {"stop": "stop_sequences"})
 
 
-def _tools(fields: MessagesBody) -> ToolUse | None:
+def _tools(fields: ConversationBody) -> ToolUse | None:
     choice = fields.tool_choice or _ToolChoice(type="auto")
     if (choice.type == "tool") != (choice.name is not None):
         raise RequestError(
@@ -189,17 +231,11 @@ def _tools(fields: MessagesBody) -> ToolUse | None:
             parameter="tool_choice",
         )
     tools = [
-        validated(
-            Tool,
-            {
-                "type": "function",
-                "function": {
-                    "name": tool.name,
-                    "description": tool.description,
-                    "parameters": tool.input_schema,
-                    "strict": tool.strict,
-                },
-            },
+        checked_tool(
+            tool.name,
+            description=tool.description,
+            parameters=tool.input_schema,
+            strict=tool.strict,
         )
         for tool in fields.tools or ()
     ]

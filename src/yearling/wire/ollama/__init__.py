@@ -1,1 +1,1 @@
-"""Ollama's HTTP schema: chat, generate and the list of models."""
+"""Ollama's HTTP schema: chat, generate, embed, and what it tells of models."""

@@ -5,7 +5,8 @@ Source: https://github.com/ollama/ollama/blob/main/docs/api.md.
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ from yearling.serving.request import OutputEvent, Usage
 from yearling.serving.tool_calls import ToolCallReader, pieces_of
 from yearling.wire.openai.errors import ErrorReply
 
-__all__ = ["OllamaFold", "error_payload", "model_entry", "utc_text"]
+__all__ = ["OllamaFold", "answer_line", "error_payload", "load_answer", "utc_text"]
 
 
 def error_payload(reply: ErrorReply) -> dict[str, Any]:
@@ -34,9 +35,20 @@ def utc_text(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
 
 
-def model_entry(name: str, created: float, digest: str) -> dict[str, Any]:
-    """A model as `/api/tags` lists it; what the server does not know of its files is left out."""
-    return {"name": name, "model": name, "modified_at": utc_text(created), "digest": digest}
+def answer_line(
+    model: str, text: str, calls: Sequence[Mapping[str, Any]] = (), *, is_chat: bool
+) -> dict[str, Any]:
+    """A line of an answer: new text, or whole calls."""
+    line: dict[str, Any] = {"model": model, "created_at": utc_text(time.time()), "done": False}
+    if not is_chat:
+        return line | {"response": text}
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    return line | {"message": message | {"tool_calls": calls} if calls else message}
+
+
+def load_answer(model: str, reason: str, *, is_chat: bool) -> dict[str, Any]:
+    """The answer to whoever wants a model loaded or let go of: it says nothing."""
+    return answer_line(model, "", is_chat=is_chat) | {"done": True, "done_reason": reason}
 
 
 class OllamaFold:
@@ -65,10 +77,10 @@ class OllamaFold:
         if text:
             yield self._line(text, [])
         is_over = event.finish_reason is not None
-        whole = len(self._calls) if is_over else len(self._calls) - 1
-        calls = [_call(*call) for call in self._calls[self._num_told : max(whole, 0)]]
+        num_ended = len(self._calls) if is_over else max(len(self._calls) - 1, 0)
+        calls = _whole_calls(self._calls[self._num_told : num_ended])
+        self._num_told = num_ended
         if calls:
-            self._num_told += len(calls)
             yield self._line("", calls)
 
     def closing(self) -> Iterator[dict[str, Any]]:
@@ -81,8 +93,7 @@ class OllamaFold:
 
     def body(self) -> dict[str, Any]:
         """The whole answer, after the last event."""
-        calls = [_call(*call) for call in self._calls]
-        return self._line("".join(self._text), calls) | self._ending()
+        return self._line("".join(self._text), _whole_calls(self._calls)) | self._ending()
 
     def _take(self, event: OutputEvent) -> str:
         """Take an event in, and give its text."""
@@ -104,15 +115,7 @@ class OllamaFold:
         return text
 
     def _line(self, text: str, calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        line: dict[str, Any] = {
-            "model": self._model,
-            "created_at": utc_text(time.time()),
-            "done": False,
-        }
-        if not self._is_chat:
-            return line | {"response": text}
-        message: dict[str, Any] = {"role": "assistant", "content": text}
-        return line | {"message": message | {"tool_calls": calls} if calls else message}
+        return answer_line(self._model, text, calls, is_chat=self._is_chat)
 
     def _ending(self) -> dict[str, Any]:
         now = time.perf_counter_ns()
@@ -129,10 +132,11 @@ class OllamaFold:
         }
 
 
-def _call(name: str, arguments: Sequence[str]) -> dict[str, Any]:
-    # A call that the length cut has no whole object; what there is would be none.
-    try:
-        found = json.loads("".join(arguments))
-    except ValueError:
-        found = {}
-    return {"function": {"name": name, "arguments": found}}
+def _whole_calls(calls: Iterable[tuple[str, Sequence[str]]]) -> list[dict[str, Any]]:
+    """Calls as a client makes them; one that the answer's end cut is nobody's to make."""
+    whole = []
+    for name, arguments in calls:
+        with suppress(ValueError):
+            found = json.loads("".join(arguments))
+            whole.append({"function": {"name": name, "arguments": found}})
+    return whole

@@ -5,10 +5,12 @@ Source: https://github.com/ollama/ollama/blob/main/docs/api.md; every field is h
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from yearling.core.errors import RequestError
 from yearling.core.messages import ContentPart, Message, ToolCall, parse_messages
@@ -23,12 +25,18 @@ __all__ = [
     "REFUSED_OPTIONS",
     "ChatBody",
     "GenerateBody",
+    "KeepAlive",
+    "LoadRequest",
     "Options",
+    "check_context",
     "parse_chat",
     "parse_generate",
+    "read_options",
 ]
 
 _STRICT = ConfigDict(frozen=True, extra="forbid", strict=True)
+_DURATION = re.compile(r"[-+]?(0|((\d+(\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h))+)", re.ASCII)
+_Read = TypeVar("_Read", bound=BaseModel)
 _ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 REFUSED_FIELDS: Mapping[str, RefusedField] = {
@@ -81,12 +89,24 @@ _OPTION_NAMES = {
 }
 
 
+def _duration(value: str | float) -> str | float:
+    if isinstance(value, str) and _DURATION.fullmatch(value) is None:
+        raise ValueError("a duration is a number of seconds, or a text such as 5m")
+    return value
+
+
+KeepAlive = Annotated[str | float | None, AfterValidator(_duration)]
+"""Seconds, or a text as Go writes durations."""
+
+
 class Options(BaseModel):
     """How tokens are chosen."""
 
     model_config = _STRICT
 
-    num_predict: int | None = Field(default=None, description="New tokens; -1 fills the context.")
+    num_predict: int | None = Field(
+        default=None, description="New tokens at most; 0 and less: all that fit."
+    )
     num_ctx: int | None = Field(default=None, ge=1, description="At most what the server has.")
     temperature: float | None = Field(default=None, description="0 is greedy.")
     top_k: int | None = Field(default=None, description="Keep the k likeliest; 0 keeps all.")
@@ -113,26 +133,45 @@ class _Body(BaseModel):
     stream: bool | None = Field(default=None, description="Send the answer in pieces; it is.")
     format: Any = Field(default=None, description="`json`, or a JSON Schema.")
     options: dict[str, Any] | None = Field(default=None, description="How tokens are chosen.")
-    keep_alive: str | float | None = Field(
-        default=None, description="Models stay loaded while the server runs."
+    keep_alive: KeepAlive = Field(
+        default=None, description="Without effect: the server says how long models stay loaded."
     )
 
 
 class ChatBody(_Body):
     """The fields of a chat that are honoured."""
 
-    messages: list[dict[str, Any]] = Field(min_length=1, description="The conversation so far.")
+    messages: list[dict[str, Any]] = Field(
+        default=[], description="The conversation so far; none loads the model."
+    )
     tools: list[Tool] | None = Field(default=None, description="Functions that may be called.")
 
 
 class GenerateBody(_Body):
     """The fields of a generation that are honoured."""
 
-    prompt: str = Field(description="What the user says.")
+    prompt: str = Field(default="", description="What the user says; nothing loads the model.")
     system: str | None = Field(default=None, description="What comes before it.")
 
 
-def parse_chat(body: Mapping[str, Any], limits: RequestLimits, context: int) -> ChatRequest:
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """Asks for no answer: the model is to be loaded, or let go of.
+
+    Attributes:
+        model: Its name.
+        reason: Which of the two, as the answer says it.
+        is_streamed: Whether the answer is to be a line of a stream.
+    """
+
+    model: str
+    reason: Literal["load", "unload"]
+    is_streamed: bool
+
+
+def parse_chat(
+    body: Mapping[str, Any], limits: RequestLimits, context: int
+) -> ChatRequest | LoadRequest:
     """Check a chat and put it in internal terms.
 
     Args:
@@ -152,10 +191,13 @@ def parse_chat(body: Mapping[str, Any], limits: RequestLimits, context: int) -> 
             "format and tools both say what the answer must be: send one.", parameter="format"
         )
     guide = tools.guide if tools is not None else guide
+    sampling = _sampling(fields, limits, context, guide)
+    if not fields.messages:
+        return _load_request(fields)
     return ChatRequest(
         model=fields.model,
         messages=_messages(fields.messages),
-        sampling=_sampling(fields, limits, context, guide),
+        sampling=sampling,
         num_choices=1,
         is_streamed=fields.stream is not False,
         has_usage_chunk=False,
@@ -165,22 +207,32 @@ def parse_chat(body: Mapping[str, Any], limits: RequestLimits, context: int) -> 
     )
 
 
-def parse_generate(body: Mapping[str, Any], limits: RequestLimits, context: int) -> ChatRequest:
+def parse_generate(
+    body: Mapping[str, Any], limits: RequestLimits, context: int
+) -> ChatRequest | LoadRequest:
     """Check a generation, which is a chat of one turn; see `parse_chat`."""
     fields = read_fields(GenerateBody, body, REFUSED_FIELDS)
+    sampling = _sampling(fields, limits, context, _guide(fields.format))
+    if not fields.prompt:
+        return _load_request(fields)
     messages = [Message("user", (ContentPart(fields.prompt),))]
     if fields.system:
         messages.insert(0, Message("system", (ContentPart(fields.system),)))
     return ChatRequest(
         model=fields.model,
         messages=tuple(messages),
-        sampling=_sampling(fields, limits, context, _guide(fields.format)),
+        sampling=sampling,
         num_choices=1,
         is_streamed=fields.stream is not False,
         has_usage_chunk=False,
         cache_key="",
         user=None,
     )
+
+
+def _load_request(fields: _Body) -> LoadRequest:
+    is_over = fields.keep_alive is not None and not re.search("[1-9]", str(fields.keep_alive))
+    return LoadRequest(fields.model, "unload" if is_over else "load", fields.stream is not False)
 
 
 def _guide(wanted: object) -> Guide | None:
@@ -193,23 +245,43 @@ def _guide(wanted: object) -> Guide | None:
     raise RequestError("format is json or a JSON Schema.", parameter="format")
 
 
-def _sampling(
-    fields: _Body, limits: RequestLimits, context: int, guide: Guide | None
-) -> SamplingParams:
+def read_options(
+    kind: type[_Read], given: Mapping[str, Any] | None, refused: Mapping[str, RefusedField]
+) -> _Read:
+    """Read the options of a request.
+
+    Raises:
+        RequestError: one is wrong, unknown or not supported; `parameter` names it.
+    """
     try:
-        options = read_fields(Options, fields.options or {}, REFUSED_OPTIONS)
+        return read_fields(kind, given or {}, refused)
     except RequestError as error:
         name = f"options.{error.parameter}"
         raise type(error)(f"options: {error}", parameter=name) from None
-    if options.num_ctx is not None and options.num_ctx > context:
+
+
+def check_context(num_ctx: int | None, context: int) -> None:
+    """Refuse to give a model more context than it has.
+
+    Raises:
+        RequestError: more is asked for.
+    """
+    if num_ctx is not None and num_ctx > context:
         raise RequestError(
-            f"options.num_ctx is {options.num_ctx}; this model has {context} tokens here.",
+            f"options.num_ctx is {num_ctx}; this model has {context} tokens here.",
             parameter="options.num_ctx",
         )
+
+
+def _sampling(
+    fields: _Body, limits: RequestLimits, context: int, guide: Guide | None
+) -> SamplingParams:
+    options = read_options(Options, fields.options, REFUSED_OPTIONS)
+    check_context(options.num_ctx, context)
     limits.check_stops(options.stop or (), "options.stop")
     wanted = options.model_dump(exclude={"num_ctx", "num_predict", "repeat_penalty", "stop"})
     wanted |= {
-        "max_tokens": options.num_predict if options.num_predict not in (-1, -2) else None,
+        "max_tokens": options.num_predict if (options.num_predict or 0) > 0 else None,
         "repetition_penalty": options.repeat_penalty,
         "stop": None if options.stop is None else tuple(options.stop),
         "guide": guide,
@@ -232,7 +304,8 @@ def _messages(raw: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
             _tool_call(call, f"{where}.tool_calls[{index}]")
             for index, call in enumerate(given_calls)
         )
-        rest.pop("tool_name", None)  # results stand in the order of their calls
+        if "tool_name" in rest:
+            rest["name"] = _tool_name(rest.pop("tool_name"), f"{where}.tool_name")
         if rest.pop("images", None):
             raise RequestError(f"{where}.images: no model here sees.", parameter=f"{where}.images")
         try:
@@ -245,6 +318,12 @@ def _messages(raw: Sequence[Mapping[str, Any]]) -> tuple[Message, ...]:
             Message(message.role, message.content, tool_calls=calls) if calls else message
         )
     return tuple(messages)
+
+
+def _tool_name(raw: object, where: str) -> str:
+    if not isinstance(raw, str):
+        raise RequestError(f"{where} must be a text.", parameter=where)
+    return raw
 
 
 def _tool_call(raw: object, where: str) -> ToolCall:

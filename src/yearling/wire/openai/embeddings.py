@@ -56,6 +56,8 @@ class EmbeddingsRequest:
         dimensions: Leading numbers to keep of each vector; None keeps all.
         is_base64: Vectors are sent as base64 of float32.
         user: Whom the caller acts for, for the log.
+        field: What the request calls its inputs.
+        is_cut: Whether a text longer than the model takes loses its end; it is refused otherwise.
     """
 
     model: str
@@ -63,10 +65,23 @@ class EmbeddingsRequest:
     dimensions: int | None
     is_base64: bool
     user: str | None
+    field: str = "input"
+    is_cut: bool = False
 
     def place(self, index: int) -> str:
         """How an error names an input: by its index when there are several."""
-        return "input" if len(self.inputs) == 1 else f"input[{index}]"
+        return self.field if len(self.inputs) == 1 else f"{self.field}[{index}]"
+
+    def check_inputs(self) -> None:
+        """Refuse inputs without text.
+
+        Raises:
+            RequestError: one is empty.
+        """
+        for index, text in enumerate(self.inputs):
+            if not text:
+                where = self.place(index)
+                raise RequestError(f"{where} is empty: a vector needs a text.", parameter=where)
 
 
 def parse_embeddings_request(body: Mapping[str, Any], limits: RequestLimits) -> EmbeddingsRequest:
@@ -83,10 +98,7 @@ def parse_embeddings_request(body: Mapping[str, Any], limits: RequestLimits) -> 
         is_base64=fields.encoding_format == "base64",
         user=fields.user,
     )
-    for index, text in enumerate(request.inputs):
-        if not text:
-            where = request.place(index)
-            raise RequestError(f"{where} is empty: a vector needs a text.", parameter=where)
+    request.check_inputs()
     return request
 
 

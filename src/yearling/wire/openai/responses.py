@@ -176,7 +176,7 @@ class ResponseBody(BaseModel):
     )
     max_output_tokens: int | None = Field(default=None, ge=1, description="New tokens at most.")
     temperature: float | None = Field(default=None, ge=0, le=2, description="0 is greedy.")
-    top_p: float | None = Field(default=None, gt=0, le=1, description="Mass kept.")
+    top_p: float | None = Field(default=None, ge=0, le=1, description="Mass kept.")
     include: list[str] | None = Field(
         default=None, description="What is shown beside the text: message.output_text.logprobs."
     )
@@ -294,7 +294,7 @@ def _sampling(fields: ResponseBody, guide: Guide | None) -> SamplingParams:
     wanted = {
         "max_tokens": fields.max_output_tokens,
         "temperature": fields.temperature,
-        "top_p": fields.top_p,
+        "top_p": 1e-9 if fields.top_p == 0 else fields.top_p,
         "logprobs": (fields.top_logprobs or 0) if has_logprobs else None,
         "guide": guide,
     }
@@ -352,7 +352,7 @@ def _echo(fields: ResponseBody, sampling: SamplingParams) -> dict[str, Any]:
         "tool_choice": choice if isinstance(choice, str) else choice.model_dump(),
         "tools": [tool.model_dump() for tool in fields.tools or ()],
         "top_logprobs": fields.top_logprobs or 0,
-        "top_p": sampling.top_p,
+        "top_p": sampling.top_p if fields.top_p is None else fields.top_p,
         "truncation": "disabled",
         "user": fields.user,
     }

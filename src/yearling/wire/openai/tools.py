@@ -14,7 +14,7 @@ from yearling.core.errors import RequestError
 from yearling.serving.request import Guide
 from yearling.serving.tool_calls import tool_guide
 
-__all__ = ["NamedTool", "Tool", "ToolUse", "call_object", "new_call_id", "tool_use"]
+__all__ = ["NamedTool", "Tool", "ToolUse", "call_object", "checked_tool", "new_call_id", "tool_use"]
 
 _MAX_TOOLS = 128  # OpenAI's
 
@@ -41,6 +41,16 @@ class Tool(BaseModel):
 
     type: Literal["function"] = Field(description="Of the tool.")
     function: _Function = Field(description="The function.")
+
+
+def checked_tool(
+    name: str, *, description: str | None, parameters: dict[str, Any], strict: bool | None
+) -> Tool:
+    """A tool of another API, which has checked it, and allows other names than OpenAI does."""
+    function = _Function.model_construct(
+        name=name, description=description, parameters=parameters, strict=strict
+    )
+    return Tool.model_construct(type="function", function=function)
 
 
 class _FunctionName(BaseModel):
@@ -105,7 +115,7 @@ def tool_use(
         offered = tuple(tool for tool in shown if tool["function"]["name"] == wanted)
         if not offered:
             raise RequestError(
-                f"tool_choice names {wanted[:64]!r}; the tools are {', '.join(names)}.",
+                f"tool_choice names {wanted[:128]!r}; the tools are {', '.join(names)}.",
                 parameter="tool_choice",
             )
         is_parallel = False
