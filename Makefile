@@ -45,13 +45,16 @@ check-native: $(DEV)
 	@tools/check_native.sh
 
 test-fast: $(DEV)
-	@$(BIN)/python -m pytest -q -n 2 -m "not (slow or network or faults or browser or example)" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal \
+	  -m "not (slow or network or faults or browser or example)" $(PYTEST_ARGS)
 
-# Tests that kill processes or measure time run alone, after the others.
+# Tests that kill processes or measure time run alone, after the others. Those are cut into two halves,
+# so that most of a module's tests share what it sets up; whoever is done takes of the other's.
 test: $(DEV)
 	@$(SET_UP) browser
 	@$(SET_UP) tracer
-	@$(BIN)/python -m pytest -q -n 2 -m "not (faults or browser or example)" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal \
+	  -m "not (faults or browser or example)" $(PYTEST_ARGS)
 	@$(BIN)/python -m pytest -q -m "(faults and not slow) or browser" $(PYTEST_ARGS)
 
 faults: $(DEV)
