@@ -10,7 +10,7 @@ import openai
 import pytest
 from pydantic import BaseModel, Field, SecretStr
 
-from tests.server.fake_model import ANSWER
+from tests.server.fake_model import ANSWER, CONTEXT
 from tests.server.live import LiveServer, running_server, started
 from yearling.core.messages import ContentPart, Message, ToolCall
 from yearling.models.tool_turns import CALL_START
@@ -63,6 +63,12 @@ def test_tokens_are_counted_as_a_response_counts_them(client: openai.OpenAI) -> 
     assert second.usage is not None
     assert client.responses.input_tokens.count(**asked).input_tokens == second.usage.input_tokens
     assert second.usage.input_tokens > first.usage.input_tokens
+
+
+def test_tokens_of_what_is_too_long_are_counted(client: openai.OpenAI) -> None:
+    words = "word " * CONTEXT
+    counted = client.responses.input_tokens.count(model="reciter", input=words)
+    assert counted.input_tokens > CONTEXT
 
 
 def test_top_p_of_nothing_is_greedy(client: openai.OpenAI) -> None:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from yearling.core.errors import TemplateError
+from yearling.core.messages import Message
 from yearling.server.body import read_json
 from yearling.server.errors import HttpError
 from yearling.server.lenience import parsed
@@ -28,8 +29,9 @@ from yearling.wire.openai.answers import ChatFold
 from yearling.wire.openai.chat import ChatRequest, parse_chat_request
 from yearling.wire.openai.errors import error_reply
 from yearling.wire.openai.generation import AnswerHead
+from yearling.wire.openai.tools import ToolUse
 
-__all__ = ["BegunChat", "begin_chat", "create_chat_completion"]
+__all__ = ["BegunChat", "begin_chat", "create_chat_completion", "encoded_chat"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +68,7 @@ async def begin_chat(
     model.check_generates()
     model.check_takes_work()
     check_sampling(model, chat.sampling)
-    # Rendering waits for the template's process, so it happens in a thread.
-    tools = () if chat.tools is None else chat.tools.tools
-    try:
-        prompt = await asyncio.to_thread(
-            model.encode_chat, chat.messages, tools=tools, parameter=parameter
-        )
-    except TemplateError as error:
-        raise HttpError(replace(error_reply(error), param=parameter)) from error
+    prompt = await encoded_chat(model, chat.messages, chat.tools, parameter=parameter)
     check_room(model, len(prompt), chat.sampling, parameter=parameter)
     if chat.user is not None:
         log_user(chat.user)
@@ -86,6 +81,28 @@ async def begin_chat(
         salt=cache_salt(request.state.salt, chat.cache_key),
     )
     return BegunChat(model, request_id, requests)
+
+
+async def encoded_chat(
+    model: ServedModel,
+    messages: Sequence[Message],
+    tools: ToolUse | None,
+    *,
+    parameter: str = "messages",
+) -> list[int]:
+    """A conversation as the model reads it; rendering waits for a process, so it is in a thread.
+
+    Raises:
+        YearlingError: the model cannot take the conversation.
+        HttpError: its template refuses it.
+    """
+    offered = () if tools is None else tools.tools
+    try:
+        return await asyncio.to_thread(
+            model.encode_chat, messages, tools=offered, parameter=parameter
+        )
+    except TemplateError as error:
+        raise HttpError(replace(error_reply(error), param=parameter)) from error
 
 
 async def create_chat_completion(request: Request) -> Response:

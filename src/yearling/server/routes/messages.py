@@ -1,14 +1,12 @@
 """POST /v1/messages and /v1/messages/count_tokens, as Anthropic has them."""
 
-import asyncio
-
 from starlette.requests import Request
 from starlette.responses import Response
 
 from yearling.server.body import read_json
 from yearling.server.lenience import parsed
 from yearling.server.routes.answering import answer, json_response, service_of
-from yearling.server.routes.chat import begin_chat
+from yearling.server.routes.chat import begin_chat, encoded_chat
 from yearling.server.streaming import Framing, named_frame
 from yearling.serving.detokenizer import Pieces
 from yearling.wire.anthropic.answers import MessageFold, error_payload
@@ -46,6 +44,5 @@ async def count_tokens(request: Request) -> Response:
     body = await read_json(request, service.limits)
     wanted = parsed(request, body, parse_count_request, service.limits.for_requests())
     model = service.models.get(wanted.model)
-    tools = () if wanted.tools is None else wanted.tools.tools
-    prompt = await asyncio.to_thread(model.encode_chat, wanted.messages, tools=tools)
+    prompt = await encoded_chat(model, wanted.messages, wanted.tools)
     return json_response({"input_tokens": len(prompt)})

@@ -14,7 +14,7 @@ from yearling.server.body import read_json
 from yearling.server.lenience import parsed
 from yearling.server.response_store import KeptResponse
 from yearling.server.routes.answering import answer, json_response, service_of, token_texts
-from yearling.server.routes.chat import begin_chat
+from yearling.server.routes.chat import begin_chat, encoded_chat
 from yearling.server.streaming import Framing, named_frame
 from yearling.wire.openai.response_answers import ResponseFold
 from yearling.wire.openai.responses import ResponseRequest, parse_response_request
@@ -61,9 +61,9 @@ async def count_input_tokens(request: Request) -> Response:
     limits = service.limits.for_requests()
     asked = parsed(request, body, parse_response_request, limits)
     chat = asked.after(_said_before(request, asked), limits)
-    begun = await begin_chat(request, chat, "resp_", parameter="input")
-    num_tokens = begun.requests[0].num_prompt_tokens
-    return json_response({"object": "response.input_tokens", "input_tokens": num_tokens})
+    model = service.models.get(chat.model)
+    prompt = await encoded_chat(model, chat.messages, chat.tools, parameter="input")
+    return json_response({"object": "response.input_tokens", "input_tokens": len(prompt)})
 
 
 async def retrieve_response(request: Request) -> Response:
